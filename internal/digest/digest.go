@@ -58,3 +58,12 @@ func Parse(s string) (SHA256, error) {
 	}
 	return SHA256{}, fmt.Errorf("parse hash %q: want sha256: and 52 nix-base32 or 64 hexadecimal digits", s)
 }
+
+// MarshalText writes d as String does, for JSON.
+func (d SHA256) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what Parse reads.
+func (d *SHA256) UnmarshalText(text []byte) (err error) {
+	*d, err = Parse(string(text))
+	return err
+}

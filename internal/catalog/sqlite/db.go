@@ -1,0 +1,148 @@
+// Package sqlite is the catalogue in one SQLite file: the embedded default, for one host and any number of processes on it.
+//
+// One connection writes, several read; write-ahead logging lets both go on at once. A commit is durable (synchronous=FULL), so the
+// cost of a change is one flush, and batches share it.
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"narfold/internal/catalog"
+)
+
+// DB is an open catalogue. It is safe for concurrent use.
+type DB struct {
+	path    string
+	readers *sqlitex.Pool
+
+	writing chan struct{} // holds the writer's only permit, so that waiting for it obeys a context
+	writer  *sqlite.Conn
+
+	watching sync.Mutex
+	watcher  *sqlite.Conn // only ever asks for the data version, so that every commit, also our own, is another's
+}
+
+var _ catalog.Catalogue = (*DB)(nil)
+
+// Open opens the catalogue at path, creating and migrating it as needed. The folder must exist.
+func Open(ctx context.Context, path string) (*DB, error) {
+	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("open catalogue %s: %w", path, err)
+	}
+	db := &DB{path: path, writing: make(chan struct{}, 1)}
+	open := func() (*sqlite.Conn, error) {
+		conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite, sqlite.OpenCreate, sqlite.OpenWAL)
+		if err != nil {
+			return nil, fmt.Errorf("open catalogue %s: %w", path, mapError(err))
+		}
+		if err := configure(conn, pragmas...); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("open catalogue %s: %w", path, err)
+		}
+		return conn, nil
+	}
+	var err error
+	if db.writer, err = open(); err != nil {
+		return nil, err
+	}
+	if err = migrate(db.writer); err != nil {
+		db.writer.Close()
+		return nil, fmt.Errorf("open catalogue %s: %w", path, err)
+	}
+	if db.watcher, err = open(); err != nil {
+		db.writer.Close()
+		return nil, err
+	}
+	db.readers, err = sqlitex.NewPool(path, sqlitex.PoolOptions{
+		Flags:    sqlite.OpenReadWrite | sqlite.OpenWAL,
+		PoolSize: 2 * runtime.GOMAXPROCS(0),
+		PrepareConn: func(conn *sqlite.Conn) error {
+			return configure(conn, append(slices.Clone(pragmas), "query_only = ON")...)
+		},
+	})
+	if err != nil {
+		db.writer.Close()
+		db.watcher.Close()
+		return nil, fmt.Errorf("open catalogue %s: %w", path, mapError(err))
+	}
+	db.writing <- struct{}{}
+	return db, nil
+}
+
+// Close waits for what is under way and closes the file.
+func (db *DB) Close() error {
+	<-db.writing
+	db.watching.Lock()
+	defer db.watching.Unlock()
+	return errors.Join(db.readers.Close(), db.watcher.Close(), db.writer.Close())
+}
+
+// Version implements catalog.Reader.
+func (db *DB) Version(ctx context.Context) (int64, error) {
+	db.watching.Lock()
+	defer db.watching.Unlock()
+	return scalar(db.watcher, "PRAGMA data_version")
+}
+
+// read runs f on a connection of its own, within one snapshot.
+func (db *DB) read(ctx context.Context, f func(*sqlite.Conn) error) (err error) {
+	conn, err := db.readers.Take(ctx)
+	if err != nil {
+		return fmt.Errorf("read catalogue: %w", context.Cause(ctx))
+	}
+	defer db.readers.Put(conn)
+	defer sqlitex.Transaction(conn)(&err)
+	if err := f(conn); err != nil {
+		return interrupted(ctx, err)
+	}
+	return nil
+}
+
+// write runs f in a transaction that is durable when write returns nil, and changes nothing otherwise.
+func (db *DB) write(ctx context.Context, f func(*sqlite.Conn) error) (err error) {
+	select {
+	case <-db.writing:
+		defer func() { db.writing <- struct{}{} }()
+	case <-ctx.Done():
+		return fmt.Errorf("write catalogue: %w", context.Cause(ctx))
+	}
+	db.writer.SetInterrupt(ctx.Done())
+	defer db.writer.SetInterrupt(nil)
+	end, err := sqlitex.ImmediateTransaction(db.writer)
+	if err != nil {
+		return interrupted(ctx, fmt.Errorf("lock catalogue: %w", mapError(err)))
+	}
+	defer func() {
+		end(&err)
+		if err != nil {
+			err = interrupted(ctx, mapError(err))
+		}
+	}()
+	return f(db.writer)
+}
+
+// interrupted gives the context's reason where SQLite only says that it was stopped.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil && sqlite.ErrCode(err).ToPrimary() == sqlite.ResultInterrupt {
+		return fmt.Errorf("use catalogue: %w", context.Cause(ctx))
+	}
+	return err
+}
+
+// mapError marks a full disk, on which callers decide.
+func mapError(err error) error {
+	if err != nil && sqlite.ErrCode(err).ToPrimary() == sqlite.ResultFull && !errors.Is(err, catalog.ErrFull) {
+		return fmt.Errorf("%w: %w", catalog.ErrFull, err)
+	}
+	return err
+}

@@ -1,0 +1,421 @@
+package sqlite
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"narfold/internal/catalog"
+	"narfold/internal/objstore"
+	"narfold/internal/storepath"
+)
+
+// The operations of the changes table.
+const (
+	opPublished  = 1
+	opFilesAdded = 2
+)
+
+// Reserve implements catalog.Publisher.
+func (db *DB) Reserve(ctx context.Context, wants []catalog.Want) ([]objstore.Key, error) {
+	keys := make([]objstore.Key, len(wants))
+	err := db.write(ctx, func(conn *sqlite.Conn) error {
+		now := time.Now().UnixMilli()
+		for i, w := range wants {
+			k, err := reserve(conn, w, now)
+			if err != nil {
+				return fmt.Errorf("reserve a key for %s (%s): %w", w.Base, w.Compression, err)
+			}
+			keys[i] = k
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return keys, nil
+}
+
+func reserve(conn *sqlite.Conn, w catalog.Want, now int64) (objstore.Key, error) {
+	generation := 1
+	if w.After != "" {
+		_, _, last, err := catalog.ParseNarKey(w.After)
+		if err != nil {
+			return "", err
+		}
+		generation = last + 1
+	}
+	for ; ; generation++ {
+		k := catalog.NarKey(w.Compression, w.Base, generation)
+		used, err := scalar(conn, "SELECT count(*) FROM files WHERE key = ?", string(k))
+		if err != nil {
+			return "", err
+		}
+		if used > 0 {
+			continue
+		}
+		// A key that is being cleaned up may lose its object at any moment.
+		err = sqlitex.Execute(conn, "INSERT INTO uploads(key, since) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET since = excluded.since WHERE state = 0",
+			&sqlitex.ExecOptions{Args: []any{string(k), now}})
+		if err != nil {
+			return "", err
+		}
+		if conn.Changes() == 1 {
+			return k, nil
+		}
+	}
+}
+
+// Publish implements catalog.Publisher.
+func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.Outcome, error) {
+	var outcomes []catalog.Outcome
+	err := db.write(ctx, func(conn *sqlite.Conn) error {
+		t := &publishing{conn: conn, now: time.Now().UTC(), live: make(map[storepath.HashPart]int64)}
+		outcomes = make([]catalog.Outcome, len(ps))
+		undecided := make([]int, len(ps))
+		for i := range ps {
+			undecided[i] = i
+		}
+		// What is listed after something that needs it gets its turn in a later round; a round that decides nothing is the last.
+		for {
+			left := undecided[:0:0]
+			for _, i := range undecided {
+				missing, err := t.missing(&ps[i].Item)
+				if err != nil {
+					return err
+				}
+				if len(missing) > 0 {
+					outcomes[i].Missing = missing
+					left = append(left, i)
+					continue
+				}
+				if outcomes[i], err = t.publish(&ps[i]); err != nil {
+					return fmt.Errorf("publish %s: %w", ps[i].Path, err)
+				}
+			}
+			progress := len(left) < len(undecided)
+			if undecided = left; !progress {
+				break
+			}
+		}
+		for _, i := range undecided {
+			// Asked again, since an item that waits does not make the one that needs it live.
+			if ps[i].Wait {
+				outcomes[i].Verdict = catalog.Waiting
+				if err := t.keepWaiting(&ps[i], outcomes[i].Missing); err != nil {
+					return fmt.Errorf("keep %s waiting: %w", ps[i].Path, err)
+				}
+				continue
+			}
+			outcomes[i].Verdict = catalog.Refused
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return outcomes, nil
+}
+
+// publishing is one transaction of Publish.
+type publishing struct {
+	conn *sqlite.Conn
+	now  time.Time
+	live map[storepath.HashPart]int64 // ids already looked up or handed out
+}
+
+// id returns the id of a published item, or 0.
+func (t *publishing) id(h storepath.HashPart) (int64, error) {
+	if id := t.live[h]; id != 0 {
+		return id, nil
+	}
+	b := h.Bytes()
+	id, err := scalar(t.conn, "SELECT id FROM items WHERE hash = ?", b[:])
+	if err == nil && id != 0 {
+		t.live[h] = id
+	}
+	return id, err
+}
+
+// missing returns the references of it that are not published.
+func (t *publishing) missing(it *catalog.Item) (missing []storepath.Base, err error) {
+	for _, r := range it.References {
+		if r == it.Path.Base {
+			continue
+		}
+		id, err := t.id(r.HashPart())
+		if err != nil {
+			return nil, err
+		}
+		if id == 0 {
+			missing = append(missing, r)
+		}
+	}
+	return missing, nil
+}
+
+// publish makes an item live whose references are, and then what had waited for it.
+func (t *publishing) publish(p *catalog.Publication) (catalog.Outcome, error) {
+	out, err := t.publishOne(p)
+	if err != nil || out.Verdict != catalog.Published {
+		return out, err
+	}
+	queue := []storepath.HashPart{p.Path.HashPart()}
+	for len(queue) > 0 {
+		released, err := t.release(queue[0])
+		if err != nil {
+			return out, err
+		}
+		queue = queue[1:]
+		for i := range released {
+			one, err := t.publishOne(&released[i])
+			if err != nil {
+				return out, fmt.Errorf("publish %s, which had waited: %w", released[i].Path, err)
+			}
+			if one.Verdict == catalog.Published {
+				out.Released = append(out.Released, released[i].Path)
+				queue = append(queue, released[i].Path.HashPart())
+			}
+		}
+	}
+	return out, nil
+}
+
+func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, err error) {
+	hash := p.Path.HashPart().Bytes()
+	var (
+		id      int64
+		nar     int64
+		narHash []byte
+	)
+	err = sqlitex.Execute(t.conn, "SELECT items.id, nars.id, nars.hash FROM items JOIN nars ON nars.id = items.nar WHERE items.hash = ?",
+		&sqlitex.ExecOptions{Args: []any{hash[:]}, ResultFunc: func(s *sqlite.Stmt) error {
+			id, nar, narHash = s.ColumnInt64(0), s.ColumnInt64(1), columnBytes(s, 2)
+			return nil
+		}})
+	if err != nil {
+		return out, err
+	}
+	if id != 0 {
+		if string(narHash) != string(p.NarHash[:]) {
+			out.Verdict = catalog.Differs
+			copy(out.Other[:], narHash)
+			return out, sqlitex.Execute(t.conn, "INSERT OR IGNORE INTO differences(hash, other, live, path, by, seen) VALUES(?, ?, ?, ?, ?, ?)",
+				&sqlitex.ExecOptions{Args: []any{hash[:], p.NarHash[:], narHash, p.Path.String(), p.By, t.now.UnixMilli()}})
+		}
+		out.Verdict = catalog.Present
+		added, unused, err := t.addFiles(nar, p.Files)
+		if err != nil {
+			return out, err
+		}
+		out.Unused = unused
+		if added > 0 {
+			return out, t.change(opFilesAdded, id)
+		}
+		return out, nil
+	}
+
+	if nar, err = t.nar(p); err != nil {
+		return out, err
+	}
+	if _, out.Unused, err = t.addFiles(nar, p.Files); err != nil {
+		return out, err
+	}
+	if n, err := scalar(t.conn, "SELECT count(*) FROM files WHERE nar = ?", nar); err != nil {
+		return out, err
+	} else if n == 0 {
+		return out, errors.New("it has no file, and no published item has its nar")
+	}
+	if err := sqlitex.Execute(t.conn, "INSERT OR IGNORE INTO dirs(dir) VALUES(?)", &sqlitex.ExecOptions{Args: []any{string(p.Path.Dir)}}); err != nil {
+		return out, err
+	}
+	err = sqlitex.Execute(t.conn, "INSERT INTO items(hash, dir, name, nar, published, by, narinfo) VALUES(?, (SELECT id FROM dirs WHERE dir = ?), ?, ?, ?, ?, ?)",
+		&sqlitex.ExecOptions{Args: []any{hash[:], string(p.Path.Dir), p.Path.Name(), nar, t.now.UnixMilli(), p.By, p.Narinfo}})
+	if err != nil {
+		return out, err
+	}
+	id = t.conn.LastInsertRowID()
+	t.live[p.Path.HashPart()] = id
+	packed, err := t.pack(p, id)
+	if err != nil {
+		return out, err
+	}
+	if err := sqlitex.Execute(t.conn, "INSERT INTO refs(id, refs) VALUES(?, ?)", &sqlitex.ExecOptions{Args: []any{id, packed}}); err != nil {
+		return out, err
+	}
+	if err := t.forget(hash[:]); err != nil {
+		return out, err
+	}
+	return out, t.change(opPublished, id)
+}
+
+// pack encodes the references of a new item as the ascending distances from its id, each as the varint of its difference to the
+// one before.
+func (t *publishing) pack(p *catalog.Publication, id int64) ([]byte, error) {
+	distances := make([]int64, 0, len(p.References))
+	for _, r := range p.References {
+		if r == p.Path.Base {
+			continue
+		}
+		ref, err := t.id(r.HashPart())
+		if err != nil {
+			return nil, err
+		}
+		distances = append(distances, id-ref)
+	}
+	slices.Sort(distances)
+	packed := make([]byte, 0, 2*len(distances))
+	last := int64(0)
+	for _, d := range slices.Compact(distances) {
+		packed = binary.AppendUvarint(packed, uint64(d-last))
+		last = d
+	}
+	return packed, nil
+}
+
+// nar returns the row of the publication's nar, which may be there from another item.
+func (t *publishing) nar(p *catalog.Publication) (int64, error) {
+	var id, size int64
+	err := sqlitex.Execute(t.conn, "SELECT id, size FROM nars WHERE hash = ?", &sqlitex.ExecOptions{Args: []any{p.NarHash[:]}, ResultFunc: func(s *sqlite.Stmt) error {
+		id, size = s.ColumnInt64(0), s.ColumnInt64(1)
+		return nil
+	}})
+	if err != nil {
+		return 0, err
+	}
+	if id == 0 {
+		err := sqlitex.Execute(t.conn, "INSERT INTO nars(hash, size) VALUES(?, ?)", &sqlitex.ExecOptions{Args: []any{p.NarHash[:], p.NarSize}})
+		return t.conn.LastInsertRowID(), err
+	}
+	if size != p.NarSize {
+		return 0, fmt.Errorf("nar size %d, but the nar with hash %s has %d bytes", p.NarSize, p.NarHash, size)
+	}
+	return id, nil
+}
+
+// addFiles turns uploads into files of a nar, except for compressions that the nar has already.
+func (t *publishing) addFiles(nar int64, files []catalog.File) (added int, unused []objstore.Key, err error) {
+	for _, f := range files {
+		var have string
+		err := sqlitex.Execute(t.conn, "SELECT key FROM files WHERE nar = ? AND compression = ?", &sqlitex.ExecOptions{Args: []any{nar, string(f.Compression)},
+			ResultFunc: func(s *sqlite.Stmt) error { have = s.ColumnText(0); return nil }})
+		if err != nil {
+			return 0, nil, err
+		}
+		if have != "" {
+			if have != string(f.Key) {
+				unused = append(unused, f.Key)
+			}
+			continue
+		}
+		if err := sqlitex.Execute(t.conn, "DELETE FROM uploads WHERE key = ? AND state = 0", &sqlitex.ExecOptions{Args: []any{string(f.Key)}}); err != nil {
+			return 0, nil, err
+		}
+		if t.conn.Changes() == 0 {
+			return 0, nil, fmt.Errorf("%w: %s", catalog.ErrNotReserved, f.Key)
+		}
+		err = sqlitex.Execute(t.conn, "INSERT INTO files(key, nar, compression, size, sha256, verified) VALUES(?, ?, ?, ?, ?, ?)",
+			&sqlitex.ExecOptions{Args: []any{string(f.Key), nar, string(f.Compression), f.Size, f.SHA256[:], millis(f.Verified)}})
+		if err != nil {
+			return 0, nil, err
+		}
+		added++
+	}
+	return added, unused, nil
+}
+
+func (t *publishing) change(op int, item int64) error {
+	return sqlitex.Execute(t.conn, "INSERT INTO changes(op, item, at) VALUES(?, ?, ?)", &sqlitex.ExecOptions{Args: []any{op, item, t.now.UnixMilli()}})
+}
+
+// keepWaiting records an item that nobody sees until missing are published. What waits twice is kept as it came last.
+func (t *publishing) keepWaiting(p *catalog.Publication, missing []storepath.Base) error {
+	hash := p.Path.HashPart().Bytes()
+	if err := t.forget(hash[:]); err != nil {
+		return err
+	}
+	blob, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	err = sqlitex.Execute(t.conn, "INSERT INTO waiting(hash, since, publication) VALUES(?, ?, ?)", &sqlitex.ExecOptions{Args: []any{hash[:], t.now.UnixMilli(), blob}})
+	if err != nil {
+		return err
+	}
+	for _, m := range missing {
+		b := m.HashPart().Bytes()
+		err := sqlitex.Execute(t.conn, "INSERT OR IGNORE INTO waiting_for(missing, hash) VALUES(?, ?)", &sqlitex.ExecOptions{Args: []any{b[:], hash[:]}})
+		if err != nil {
+			return err
+		}
+	}
+	for _, f := range p.Files {
+		err := sqlitex.Execute(t.conn, "UPDATE uploads SET item = ? WHERE key = ? AND state = 0", &sqlitex.ExecOptions{Args: []any{string(p.Path.Base), string(f.Key)}})
+		if err != nil {
+			return err
+		}
+		if t.conn.Changes() == 0 {
+			return fmt.Errorf("%w: %s", catalog.ErrNotReserved, f.Key)
+		}
+	}
+	return nil
+}
+
+// forget ends an item's waiting. Uploads that it held and that nothing has made files of are uploads like others again.
+func (t *publishing) forget(hash []byte) error {
+	if err := sqlitex.Execute(t.conn, "DELETE FROM waiting_for WHERE hash = ?", &sqlitex.ExecOptions{Args: []any{hash}}); err != nil {
+		return err
+	}
+	if err := sqlitex.Execute(t.conn, "DELETE FROM waiting WHERE hash = ?", &sqlitex.ExecOptions{Args: []any{hash}}); err != nil {
+		return err
+	}
+	if t.conn.Changes() == 0 {
+		return nil
+	}
+	prefix := string(storepath.HashPartOf([20]byte(hash)))
+	return sqlitex.Execute(t.conn, "UPDATE uploads SET item = '' WHERE item >= ? AND item < ?", &sqlitex.ExecOptions{Args: []any{prefix, prefix + "~"}})
+}
+
+// release returns the items that waited for nothing but h.
+func (t *publishing) release(h storepath.HashPart) (released []catalog.Publication, err error) {
+	b := h.Bytes()
+	err = sqlitex.Execute(t.conn, `SELECT publication FROM waiting WHERE hash IN (SELECT hash FROM waiting_for WHERE missing = ?)
+		AND NOT EXISTS (SELECT 1 FROM waiting_for WHERE waiting_for.hash = waiting.hash AND missing <> ?)`,
+		&sqlitex.ExecOptions{Args: []any{b[:], b[:]}, ResultFunc: func(s *sqlite.Stmt) error {
+			var p catalog.Publication
+			if err := json.Unmarshal(columnBytes(s, 0), &p); err != nil {
+				return fmt.Errorf("read waiting item: %w", err)
+			}
+			released = append(released, p)
+			return nil
+		}})
+	if err != nil {
+		return nil, err
+	}
+	return released, sqlitex.Execute(t.conn, "DELETE FROM waiting_for WHERE missing = ?", &sqlitex.ExecOptions{Args: []any{b[:]}})
+}
+
+// RecordVerified implements catalog.Publisher.
+func (db *DB) RecordVerified(ctx context.Context, keys []objstore.Key, at time.Time) error {
+	return db.write(ctx, func(conn *sqlite.Conn) error {
+		for _, k := range keys {
+			if err := sqlitex.Execute(conn, "UPDATE files SET verified = ? WHERE key = ?", &sqlitex.ExecOptions{Args: []any{millis(at), string(k)}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func columnBytes(s *sqlite.Stmt, col int) []byte {
+	b := make([]byte, s.ColumnLen(col))
+	s.ColumnBytes(col, b)
+	return b
+}

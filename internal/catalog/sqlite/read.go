@@ -1,0 +1,188 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"narfold/internal/catalog"
+	"narfold/internal/compress"
+	"narfold/internal/digest"
+	"narfold/internal/narinfo"
+	"narfold/internal/objstore"
+	"narfold/internal/storepath"
+)
+
+const selectItem = `SELECT items.id, items.hash, dirs.dir, items.name, nars.hash, nars.size, items.published, items.narinfo, items.nar
+	FROM items JOIN dirs ON dirs.id = items.dir JOIN nars ON nars.id = items.nar `
+
+// Item implements catalog.Reader.
+func (db *DB) Item(ctx context.Context, h storepath.HashPart) (it catalog.Item, err error) {
+	b := h.Bytes()
+	found := false
+	err = db.read(ctx, func(conn *sqlite.Conn) error {
+		var nar int64
+		err := sqlitex.Execute(conn, selectItem+"WHERE items.hash = ?", &sqlitex.ExecOptions{Args: []any{b[:]}, ResultFunc: func(s *sqlite.Stmt) (err error) {
+			found = true
+			it, nar, err = scanItem(s)
+			return err
+		}})
+		if err != nil || !found {
+			return err
+		}
+		it.Files, err = files(conn, nar)
+		return err
+	})
+	switch {
+	case err != nil:
+		return catalog.Item{}, fmt.Errorf("look up %s: %w", h, err)
+	case !found:
+		return catalog.Item{}, fmt.Errorf("look up %s: %w", h, catalog.ErrNotFound)
+	}
+	return it, nil
+}
+
+func scanItem(s *sqlite.Stmt) (it catalog.Item, nar int64, err error) {
+	it.Sequence = s.ColumnInt64(0)
+	hash := storepath.HashPartOf([20]byte(columnBytes(s, 1)))
+	it.Path = storepath.Path{Dir: storepath.Dir(s.ColumnText(2)), Base: storepath.Base(string(hash) + "-" + s.ColumnText(3))}
+	copy(it.NarHash[:], columnBytes(s, 4))
+	it.NarSize = s.ColumnInt64(5)
+	it.Published = fromMillis(s.ColumnInt64(6))
+	it.Narinfo = columnBytes(s, 7)
+	n, err := narinfo.Parse(it.Narinfo)
+	if err != nil {
+		return it, 0, fmt.Errorf("read the narinfo kept for %s: %w", it.Path, err)
+	}
+	it.References = n.References
+	return it, s.ColumnInt64(8), nil
+}
+
+func files(conn *sqlite.Conn, nar int64) (files []catalog.File, err error) {
+	err = sqlitex.Execute(conn, "SELECT key, compression, size, sha256, verified FROM files WHERE nar = ? ORDER BY compression",
+		&sqlitex.ExecOptions{Args: []any{nar}, ResultFunc: func(s *sqlite.Stmt) error {
+			files = append(files, scanFile(s))
+			return nil
+		}})
+	return files, err
+}
+
+func scanFile(s *sqlite.Stmt) catalog.File {
+	f := catalog.File{Key: objstore.Key(s.ColumnText(0)), Compression: compress.Method(s.ColumnText(1)), Size: s.ColumnInt64(2), Verified: fromMillis(s.ColumnInt64(4))}
+	copy(f.SHA256[:], columnBytes(s, 3))
+	return f
+}
+
+// Missing implements catalog.Reader.
+func (db *DB) Missing(ctx context.Context, hs []storepath.HashPart) (missing []storepath.HashPart, err error) {
+	err = db.read(ctx, func(conn *sqlite.Conn) error {
+		for _, h := range hs {
+			b := h.Bytes()
+			n, err := scalar(conn, "SELECT count(*) FROM items WHERE hash = ?", b[:])
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				missing = append(missing, h)
+			}
+		}
+		return nil
+	})
+	return missing, err
+}
+
+// Files implements catalog.Reader.
+func (db *DB) Files(ctx context.Context, narHash digest.SHA256) (fs []catalog.File, err error) {
+	err = db.read(ctx, func(conn *sqlite.Conn) error {
+		nar, err := scalar(conn, "SELECT id FROM nars WHERE hash = ?", narHash[:])
+		if err != nil || nar == 0 {
+			return err
+		}
+		fs, err = files(conn, nar)
+		return err
+	})
+	return fs, err
+}
+
+// page is how many rows a walk reads at a time, so that a slow consumer does not hold a snapshot, and with it the log, open.
+const page = 1000
+
+// walk yields what read gives, page after page, until a page is empty.
+func walk[T any](ctx context.Context, db *DB, what string, read func(conn *sqlite.Conn, last *T) ([]T, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var last *T
+		for {
+			var rows []T
+			err := db.read(ctx, func(conn *sqlite.Conn) (err error) {
+				rows, err = read(conn, last)
+				return err
+			})
+			if err != nil {
+				var zero T
+				yield(zero, fmt.Errorf("walk %s: %w", what, err))
+				return
+			}
+			for i := range rows {
+				if !yield(rows[i], nil) {
+					return
+				}
+			}
+			if len(rows) < page {
+				return
+			}
+			last = &rows[len(rows)-1]
+		}
+	}
+}
+
+// Items implements catalog.Reader.
+func (db *DB) Items(ctx context.Context, after int64) iter.Seq2[catalog.Item, error] {
+	return walk(ctx, db, "items", func(conn *sqlite.Conn, last *catalog.Item) (items []catalog.Item, err error) {
+		from := after
+		if last != nil {
+			from = last.Sequence
+		}
+		var nars []int64
+		err = sqlitex.Execute(conn, selectItem+"WHERE items.id > ? ORDER BY items.id LIMIT ?", &sqlitex.ExecOptions{Args: []any{from, page}, ResultFunc: func(s *sqlite.Stmt) error {
+			it, nar, err := scanItem(s)
+			items, nars = append(items, it), append(nars, nar)
+			return err
+		}})
+		if err != nil {
+			return nil, err
+		}
+		for i := range items {
+			if items[i].Files, err = files(conn, nars[i]); err != nil {
+				return nil, err
+			}
+		}
+		return items, nil
+	})
+}
+
+// Counts implements catalog.Reader.
+func (db *DB) Counts(ctx context.Context) (c catalog.Counts, err error) {
+	c.Dirs = make(map[storepath.Dir]int64)
+	err = db.read(ctx, func(conn *sqlite.Conn) error {
+		err := sqlitex.Execute(conn, `SELECT (SELECT count(*) FROM items), (SELECT count(*) FROM waiting), (SELECT count(*) FROM nars), (SELECT coalesce(sum(size), 0) FROM nars),
+			(SELECT count(*) FROM files), (SELECT coalesce(sum(size), 0) FROM files), (SELECT count(*) FROM uploads)`, &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
+			c.Items, c.Waiting, c.Nars, c.NarBytes = s.ColumnInt64(0), s.ColumnInt64(1), s.ColumnInt64(2), s.ColumnInt64(3)
+			c.Files, c.Bytes, c.Uploads = s.ColumnInt64(4), s.ColumnInt64(5), s.ColumnInt64(6)
+			return nil
+		}})
+		if err != nil {
+			return err
+		}
+		return sqlitex.Execute(conn, "SELECT dirs.dir, count(*) FROM items JOIN dirs ON dirs.id = items.dir GROUP BY dirs.id", &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
+			c.Dirs[storepath.Dir(s.ColumnText(0))] = s.ColumnInt64(1)
+			return nil
+		}})
+	})
+	if err != nil {
+		return catalog.Counts{}, fmt.Errorf("count the catalogue: %w", err)
+	}
+	return c, nil
+}

@@ -1,0 +1,153 @@
+package sqlite
+
+import (
+	"fmt"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"narfold/internal/catalog"
+)
+
+// applicationID marks the file as a Narfold catalogue ("narf"), so that another program's database is not taken for one.
+const applicationID = 0x6e617266
+
+// migrations bring a catalogue from version i to version i+1. They only ever grow at the end: what has been released is not edited.
+var migrations = []string{
+	`
+-- Published items. The id is handed out at publication, so everything that an item references has a smaller one.
+CREATE TABLE items(
+	id INTEGER PRIMARY KEY AUTOINCREMENT,
+	hash BLOB NOT NULL UNIQUE,          -- the 20 bytes of the hash part
+	dir INTEGER NOT NULL REFERENCES dirs(id),
+	name TEXT NOT NULL,                 -- without the hash part
+	nar INTEGER NOT NULL REFERENCES nars(id),
+	published INTEGER NOT NULL,         -- unix milliseconds
+	by TEXT NOT NULL,
+	narinfo BLOB NOT NULL               -- as signed
+);
+CREATE INDEX items_by_nar ON items(nar);
+CREATE TABLE dirs(id INTEGER PRIMARY KEY, dir TEXT NOT NULL UNIQUE);
+
+-- The reference graph, apart from the wide rows: ids of references, each once, without the item itself,
+-- as varints of the distance to the item's own id.
+CREATE TABLE refs(id INTEGER PRIMARY KEY REFERENCES items(id), refs BLOB NOT NULL);
+
+-- Nars by content; several items may share one.
+CREATE TABLE nars(id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, size INTEGER NOT NULL);
+CREATE TABLE files(
+	key TEXT NOT NULL PRIMARY KEY,
+	nar INTEGER NOT NULL REFERENCES nars(id),
+	compression TEXT NOT NULL,
+	size INTEGER NOT NULL,
+	sha256 BLOB NOT NULL,
+	verified INTEGER NOT NULL,          -- unix milliseconds
+	UNIQUE(nar, compression)
+) WITHOUT ROWID;
+
+-- Keys handed out for objects that no published item uses yet. state 1: being cleaned up.
+CREATE TABLE uploads(key TEXT NOT NULL PRIMARY KEY, since INTEGER NOT NULL, state INTEGER NOT NULL DEFAULT 0, item TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+
+-- Items whose references are not all published.
+CREATE TABLE waiting(hash BLOB NOT NULL PRIMARY KEY, since INTEGER NOT NULL, publication BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE waiting_for(missing BLOB NOT NULL, hash BLOB NOT NULL REFERENCES waiting(hash), PRIMARY KEY(missing, hash)) WITHOUT ROWID;
+CREATE INDEX waiting_by_item ON waiting_for(hash);
+
+-- Every change of what is served, in order: what mirrors will follow. op 1: published, 2: files added.
+CREATE TABLE changes(seq INTEGER PRIMARY KEY AUTOINCREMENT, op INTEGER NOT NULL, item INTEGER NOT NULL, at INTEGER NOT NULL);
+
+CREATE TABLE differences(hash BLOB NOT NULL, other BLOB NOT NULL, live BLOB NOT NULL, path TEXT NOT NULL, by TEXT NOT NULL, seen INTEGER NOT NULL, PRIMARY KEY(hash, other)) WITHOUT ROWID;
+CREATE TABLE logs(of TEXT NOT NULL PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX logs_by_key ON logs(key);
+CREATE TABLE tokens(hash BLOB NOT NULL PRIMARY KEY, name TEXT NOT NULL, scopes TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL, revoked INTEGER NOT NULL);
+`,
+}
+
+// pragmas are set on each connection. FULL makes a commit survive a power cut; the cache is in KiB; a writer in another
+// process is waited for.
+var pragmas = []string{
+	"busy_timeout = 30000",
+	"journal_mode = WAL",
+	"synchronous = FULL",
+	"foreign_keys = ON",
+	"cache_size = -65536",
+	"journal_size_limit = 67108864",
+	"temp_store = MEMORY",
+}
+
+// configure sets pragmas one at a time: a script would run them inside a savepoint, where some may not change.
+func configure(conn *sqlite.Conn, pragmas ...string) error {
+	for _, p := range pragmas {
+		if err := sqlitex.ExecuteTransient(conn, "PRAGMA "+p, nil); err != nil {
+			return fmt.Errorf("set %s: %w", p, mapError(err))
+		}
+	}
+	return nil
+}
+
+// migrate brings the schema up to date, in one transaction, and refuses what it does not know.
+func migrate(conn *sqlite.Conn) (err error) {
+	end, err := sqlitex.ImmediateTransaction(conn)
+	if err != nil {
+		return fmt.Errorf("lock catalogue: %w", mapError(err))
+	}
+	defer end(&err)
+	version, err := intPragma(conn, "user_version")
+	if err != nil {
+		return err
+	}
+	id, err := intPragma(conn, "application_id")
+	if err != nil {
+		return err
+	}
+	tables, err := scalar(conn, "SELECT count(*) FROM sqlite_schema")
+	if err != nil {
+		return err
+	}
+	switch {
+	case tables > 0 && id != applicationID:
+		return fmt.Errorf("open catalogue: the file is another program's SQLite database (application id %#x)", id)
+	case version > len(migrations):
+		return fmt.Errorf("%w: it has schema %d, this one knows up to %d; run the newer version", catalog.ErrNewer, version, len(migrations))
+	}
+	for i := version; i < len(migrations); i++ {
+		if err := sqlitex.ExecuteScript(conn, migrations[i], nil); err != nil {
+			return fmt.Errorf("migrate catalogue to schema %d: %w", i+1, mapError(err))
+		}
+	}
+	if version < len(migrations) {
+		return sqlitex.ExecuteScript(conn, fmt.Sprintf("PRAGMA user_version = %d; PRAGMA application_id = %d;", len(migrations), applicationID), nil)
+	}
+	return nil
+}
+
+func intPragma(conn *sqlite.Conn, name string) (int, error) {
+	n, err := scalar(conn, "PRAGMA "+name)
+	return int(n), err
+}
+
+func scalar(conn *sqlite.Conn, query string, args ...any) (n int64, err error) {
+	err = sqlitex.Execute(conn, query, &sqlitex.ExecOptions{Args: args, ResultFunc: func(s *sqlite.Stmt) error {
+		n = s.ColumnInt64(0)
+		return nil
+	}})
+	if err != nil {
+		return 0, fmt.Errorf("query catalogue: %w", mapError(err))
+	}
+	return n, nil
+}
+
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func fromMillis(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(n).UTC()
+}

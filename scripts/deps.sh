@@ -66,7 +66,8 @@ quietly() {
 }
 export DEBIAN_FRONTEND=noninteractive
 quietly apt-get update -qq
-quietly apt-get install -y -qq --no-install-recommends "${missing[@]}"
+# A machine that has just booted may still be upgrading itself: wait for it.
+quietly apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends "${missing[@]}"
 case " ${missing[*]} " in
   *" nginx-light "*) quietly update-rc.d nginx disable ;;
 esac

@@ -156,14 +156,18 @@ func (s *source) text(what string, limit int) ([]byte, error) {
 // token takes a word of the grammar.
 func (s *source) token() ([]byte, error) { return s.text("token", maxToken) }
 
-// size takes the length of a file's contents. One that no offset could reach the end of is refused.
+// maxSize returns how large a file may be whose contents begin at off, so that every offset in the nar is an int64; the
+// padding and closing tokens that must follow are 39 bytes.
+func maxSize(off int64) int64 { return math.MaxInt64 - 64 - off }
+
+// size takes the length of a file's contents.
 func (s *source) size() (int64, error) {
 	at := s.off
 	n, err := s.length()
 	if err != nil {
 		return 0, err
 	}
-	if n > uint64(math.MaxInt64-s.off-64) {
+	if n > uint64(maxSize(s.off)) {
 		return 0, s.invalid(at, ErrLength, fmt.Sprintf("file of %d bytes", n))
 	}
 	return int64(n), nil

@@ -88,6 +88,9 @@ func (w *Writer) begin(h Header) error {
 		if err := w.enc.tokens(open); err != nil {
 			return err
 		}
+		if h.Size > maxSize(w.Size()+8) {
+			return w.refuse(h.Path, ErrLength, fmt.Sprintf("file of %d bytes", h.Size))
+		}
 		w.file, w.size, w.left = true, h.Size, h.Size
 		return w.enc.length(h.Size)
 	}

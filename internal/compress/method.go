@@ -1,3 +1,8 @@
+// Package compress reads and writes the compressions in which substitute servers keep nars, and tells whether bytes that came
+// compressed from elsewhere may be served unchanged to every Guix and Nix client.
+//
+// Readers are strict: checksums, sizes and the end of the input are verified, damage and truncation are typed errors, and memory
+// stays bounded whatever the input claims. Writers are deterministic: the same input, options and version give the same bytes.
 package compress
 
 import "fmt"

@@ -1,0 +1,116 @@
+package compress
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os/exec"
+	"testing"
+)
+
+var (
+	writable = []Method{None, Zstd, Gzip, Lzip, Xz}
+	levels   = map[string]Level{"fastest": Fastest, "default": Default, "best": Best}
+)
+
+func TestWhatIsWrittenIsReadBack(t *testing.T) {
+	samples := map[string][]byte{
+		"nothing": {}, "a byte": {'x'}, "noise": noise(5 << 20), "zeros": make([]byte, 9<<20), "prose": prose(20 << 20),
+		"a piece": prose(4 << 20), "a piece and a byte": prose(4<<20 + 1),
+	}
+	for _, m := range writable {
+		for lname, level := range levels {
+			t.Run(string(m)+" "+lname, func(t *testing.T) {
+				for name, data := range samples {
+					packed := deflated(t, Options{Level: level}, m, data)
+					got, err, servable := inflate(t, m, bytes.NewReader(packed))
+					if err != nil || servable != nil || !bytes.Equal(got, data) {
+						t.Errorf("%s: read %d bytes of %d, error %v, servable %v", name, len(got), len(data), err, servable)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestOutputDependsOnInputAndOptionsOnly(t *testing.T) {
+	data := prose(9<<20 + 17)
+	for _, m := range writable {
+		for lname, o := range map[string]Options{
+			"fastest": {Level: Fastest}, "default": {}, "frames": {Level: Fastest, Frames: true}, "programs": {Level: Fastest, Programs: true},
+		} {
+			t.Run(string(m)+" "+lname, func(t *testing.T) {
+				t.Parallel()
+				want := deflated(t, o, m, data)
+				for _, workers := range []int{1, 3} {
+					for _, step := range []int{1009, 1 << 20} {
+						o.Workers = workers
+						var b bytes.Buffer
+						w, err := o.NewWriter(m, &b)
+						if err != nil {
+							t.Fatal(err)
+						}
+						for p := data; len(p) > 0; p = p[min(step, len(p)):] {
+							if _, err := w.Write(p[:min(step, len(p))]); err != nil {
+								t.Fatal(err)
+							}
+						}
+						if err := w.Close(); err != nil {
+							t.Fatal(err)
+						}
+						if !bytes.Equal(b.Bytes(), want) {
+							t.Errorf("%d workers, writes of %d: %d bytes that differ from %d", workers, step, b.Len(), len(want))
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestMissingProgramIsSaid(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	for _, m := range []Method{Lzip, Xz} {
+		if _, err := (Options{Programs: true}).NewWriter(m, new(bytes.Buffer)); !errors.Is(err, exec.ErrNotFound) {
+			t.Errorf("%s: %v", m, err)
+		}
+	}
+}
+
+func TestMethodsThatAreNotWrittenAreRefused(t *testing.T) {
+	for _, m := range []Method{Bzip2, Brotli, Lz4, "rot13", ""} {
+		if w, err := NewWriter(m, new(bytes.Buffer), Default); err == nil {
+			t.Errorf("%q: %v", m, w)
+		}
+	}
+	for _, o := range []Options{{Level: -1}, {Level: 3}, {Workers: -1}} {
+		if _, err := o.NewWriter(Zstd, new(bytes.Buffer)); err == nil {
+			t.Errorf("%+v is accepted", o)
+		}
+	}
+}
+
+func ExampleNewWriter() {
+	var stored bytes.Buffer
+	w, err := NewWriter(Zstd, &stored, Default)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Fprint(w, "nix-archive-1")
+	if err := w.Close(); err != nil {
+		fmt.Println(err)
+	}
+	r, err := NewReader(Zstd, &stored)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer r.Close()
+	var nar bytes.Buffer
+	if _, err := nar.ReadFrom(r); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(nar.String(), r.Servable())
+	// Output: nix-archive-1 <nil>
+}

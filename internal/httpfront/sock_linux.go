@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sendfileMax bounds one sendfile call, so that a thread is not in the kernel for long.
-const sendfileMax = 1 << 20
+// sendfileMax bounds one sendfile call, so that a thread is not in the kernel for long when the client is on the same machine.
+const sendfileMax = 4 << 20
 
 // direct is a sock on a socket's descriptor. Its func values are made once, so that waiting allocates nothing.
 type direct struct {

@@ -5,6 +5,8 @@
 package storepath
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -160,4 +162,27 @@ func clip(s string) string {
 		return s[:120] + "…"
 	}
 	return s
+}
+
+// FlatFile returns the path of a fixed output that is one file with this SHA-256 of its bytes, as fetchers of source tarballs make
+// it. (Source: Nix manual, "Store path"; Guix (guix derivations); checked against nix-store --print-fixed-path.)
+func FlatFile(dir Dir, name string, sum [sha256.Size]byte) (Path, error) {
+	inner := sha256.Sum256([]byte("fixed:out:sha256:" + hex.EncodeToString(sum[:]) + ":"))
+	return derive(dir, "output:out", inner, name)
+}
+
+// derive makes a store path from its fingerprint. The hash part is the SHA-256 of the fingerprint, folded to 20 bytes by exclusive or.
+func derive(dir Dir, kind string, inner [sha256.Size]byte, name string) (Path, error) {
+	if name == "" {
+		return Path{}, fmt.Errorf("%w: empty name", ErrInvalid)
+	}
+	if err := checkName(name); err != nil {
+		return Path{}, err
+	}
+	outer := sha256.Sum256([]byte(kind + ":sha256:" + hex.EncodeToString(inner[:]) + ":" + string(dir) + ":" + name))
+	var folded [20]byte
+	for i, b := range outer {
+		folded[i%len(folded)] ^= b
+	}
+	return Path{Dir: dir, Base: Base(string(HashPartOf(folded)) + "-" + name)}, nil
 }

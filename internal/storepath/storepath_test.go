@@ -1,6 +1,7 @@
 package storepath
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strings"
@@ -8,6 +9,8 @@ import (
 )
 
 const hash = "gpr97dmy8mpg1w10hbkg3cwmx4c1spc7"
+
+const wantFixed = "/nix/store/8hwq5kd39qzwg87928n3nlzbfhkgl12c-hello.tar.gz"
 
 func ExampleParse() {
 	p, err := Parse("/gnu/store/gpr97dmy8mpg1w10hbkg3cwmx4c1spc7-hello-2.12.1")
@@ -68,4 +71,15 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("hash part of %q does not survive", s)
 		}
 	})
+}
+
+// nix-store --print-fixed-path sha256 $(printf narfold | sha256sum | cut -c1-64) hello.tar.gz
+func TestFlatFileIsWhereNixPutsIt(t *testing.T) {
+	p, err := FlatFile(Nix, "hello.tar.gz", sha256.Sum256([]byte("narfold")))
+	if err != nil || p.String() != wantFixed {
+		t.Errorf("FlatFile = %v, %v", p, err)
+	}
+	if p, err := FlatFile(Nix, "", [32]byte{}); err == nil {
+		t.Errorf("a path without a name: %v", p)
+	}
 }

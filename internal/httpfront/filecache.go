@@ -1,7 +1,6 @@
 package httpfront
 
 import (
-	"container/list"
 	"fmt"
 	"io/fs"
 	"os"
@@ -19,7 +18,8 @@ type FileCache struct {
 
 	mu     sync.Mutex
 	byPath map[string]*OpenFile
-	unused list.List // of *OpenFile without users, the one used last in front
+	unused OpenFile // the ring of files without users: next was used last, prev longest ago
+	idle   int      // how many those are
 	closed bool
 }
 
@@ -35,8 +35,9 @@ type OpenFile struct {
 	info    fs.FileInfo
 	checked time.Time
 	users   int
-	stale   bool          // no longer in byPath: closed by its last user
-	at      *list.Element // in unused
+	stale   bool // no longer in byPath: closed by its last user
+
+	prev, next *OpenFile // in cache.unused
 }
 
 // NewFileCache makes a cache of at most max unused files (at least 1), whose identity is checked again after recheck.
@@ -45,6 +46,7 @@ func NewFileCache(max int, recheck time.Duration) *FileCache {
 	if c.max < 1 {
 		c.max = 1
 	}
+	c.unused.prev, c.unused.next = &c.unused, &c.unused
 	return c
 }
 
@@ -105,10 +107,24 @@ func (c *FileCache) open(path string, now time.Time) (*OpenFile, error) {
 
 // take adds a user to f. The caller holds mu.
 func (c *FileCache) take(f *OpenFile) {
-	if f.users++; f.at != nil {
-		c.unused.Remove(f.at)
-		f.at = nil
+	if f.users++; f.next != nil {
+		c.unlink(f)
 	}
+}
+
+// rest puts f, without users, to the front of the ring. The caller holds mu. The links are in the file itself, because this
+// happens once per answer.
+func (c *FileCache) rest(f *OpenFile) {
+	f.prev, f.next = &c.unused, c.unused.next
+	f.prev.next, f.next.prev = f, f
+	c.idle++
+}
+
+// unlink takes f out of the ring. The caller holds mu.
+func (c *FileCache) unlink(f *OpenFile) {
+	f.prev.next, f.next.prev = f.next, f.prev
+	f.prev, f.next = nil, nil
+	c.idle--
 }
 
 // drop takes f out of the cache; its last user closes it. The caller holds mu.
@@ -121,25 +137,25 @@ func (c *FileCache) drop(f *OpenFile) {
 
 func (f *OpenFile) release() {
 	c := f.cache
-	var idle *os.File
+	var last *os.File
 	c.mu.Lock()
 	if f.users--; f.users == 0 {
 		switch {
 		case f.stale:
-			idle = f.File
-		case c.unused.Len() >= c.max:
-			last := c.unused.Remove(c.unused.Back()).(*OpenFile)
-			last.at = nil
-			c.drop(last)
-			idle = last.File
-			f.at = c.unused.PushFront(f)
+			last = f.File
+		case c.idle >= c.max:
+			oldest := c.unused.prev
+			c.unlink(oldest)
+			c.drop(oldest)
+			last = oldest.File
+			c.rest(f)
 		default:
-			f.at = c.unused.PushFront(f)
+			c.rest(f)
 		}
 	}
 	c.mu.Unlock()
-	if idle != nil {
-		idle.Close()
+	if last != nil {
+		last.Close()
 	}
 }
 
@@ -171,8 +187,7 @@ func (c *FileCache) remove(which func(*OpenFile) bool, path string) {
 		}
 		c.drop(f)
 		if f.users == 0 {
-			c.unused.Remove(f.at)
-			f.at = nil
+			c.unlink(f)
 			files = append(files, f.File)
 		}
 	}

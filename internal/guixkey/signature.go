@@ -76,6 +76,17 @@ func (s *Secret) signature(hash [32]byte) sexp.Sexp {
 // before the first "Signature:"; what follows the signature is not looked at. The order of checks is Guix's, so that the verdict is
 // the same where several are true. Only what Guix accepts is accepted.
 func Verify(narinfo []byte, acl *ACL) (*PublicKey, error) {
+	return verify(narinfo, acl.authorized)
+}
+
+// Signer returns the key that made the signature of a narinfo, which it checks as Verify does, by the key that the signature brings
+// along. It tells forged and damaged narinfos from whole ones; it does not tell whether the signer is to be believed.
+func Signer(narinfo []byte) (*PublicKey, error) {
+	return verify(narinfo, publicFrom)
+}
+
+// verify checks a narinfo whose key authorized knows.
+func verify(narinfo []byte, authorized func(sexp.Sexp) (*PublicKey, error)) (*PublicKey, error) {
 	at := bytes.Index(narinfo, []byte(marker))
 	if at < 0 {
 		return nil, fmt.Errorf("verify narinfo: %w", ErrUnsigned)
@@ -84,11 +95,15 @@ func Verify(narinfo []byte, acl *ACL) (*PublicKey, error) {
 		return nil, fmt.Errorf("verify narinfo: %q is not at the beginning of a line: %w", marker, ErrUnsigned)
 	}
 	value, _, _ := bytes.Cut(narinfo[at+len(marker):], []byte("\n"))
-	return VerifyBody(narinfo[:at], string(bytes.TrimSpace(value)), acl)
+	return verifyBody(narinfo[:at], string(bytes.TrimSpace(value)), authorized)
 }
 
 // VerifyBody does what Verify does, given the body and the value of the Signature field.
 func VerifyBody(body []byte, value string, acl *ACL) (*PublicKey, error) {
+	return verifyBody(body, value, acl.authorized)
+}
+
+func verifyBody(body []byte, value string, authorized func(sexp.Sexp) (*PublicKey, error)) (*PublicKey, error) {
 	fail := func(err error) (*PublicKey, error) { return nil, fmt.Errorf("verify narinfo: %w", err) }
 	if value == "" {
 		return fail(ErrUnsigned)
@@ -109,7 +124,7 @@ func VerifyBody(body []byte, value string, acl *ACL) (*PublicKey, error) {
 	if err != nil {
 		return fail(err)
 	}
-	key, err := acl.authorized(sig.key)
+	key, err := authorized(sig.key)
 	if err != nil {
 		return fail(err)
 	}

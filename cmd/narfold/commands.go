@@ -1,0 +1,29 @@
+package main
+
+// commandLine is the whole grammar: the flags that every command has, and the commands in the order in which the overview lists
+// them. A command is a struct with a Run method, Run(context.Context, *invocation) error, and a Help method that tells what it
+// does in a paragraph and shows examples.
+type commandLine struct {
+	globalFlags
+
+	Key     keyCommands    `cmd:"" group:"offline" help:"Make and inspect signing keys."`
+	Version versionCommand `cmd:"" group:"offline" help:"Tell what this program is."`
+}
+
+// groups are the headings of the help texts, by the group tags of commands and flags.
+var groups = map[string]string{
+	"roles":   "Roles, which run until they are stopped:",
+	"content": "Bring content in and hand it on:",
+	"care":    "Look after a deployment:",
+	"global":  "Flags of every command:",
+	"offline": "Keys, narinfos and nars, without a deployment:",
+}
+
+// globalFlags are the flags that every command has.
+type globalFlags struct {
+	JSON        bool        `name:"json" group:"global" help:"Answer in JSON on standard output."`
+	Quiet       bool        `short:"q" group:"global" help:"Show no progress."`
+	LogLevel    string      `enum:"debug,info,warn,error" default:"info" group:"global" placeholder:"LEVEL" help:"Log this and above: debug, info, warn or error. Default: ${default}."`
+	LogFormat   string      `enum:"text,json" default:"text" group:"global" placeholder:"FORMAT" help:"Log as text or json, to standard error. Default: ${default}."`
+	ShowVersion versionFlag `name:"version" group:"global" help:"Print the version and exit."`
+}

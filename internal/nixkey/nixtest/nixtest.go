@@ -3,6 +3,7 @@
 package nixtest
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -72,7 +73,7 @@ func (r *Root) Try(program string, args ...string) (string, error) {
 	cmd.Stderr = &said
 	out, err := cmd.Output()
 	if err != nil {
-		return "", &exec.Error{Name: said.String(), Err: err}
+		return "", fmt.Errorf("%w: %s", err, &said)
 	}
 	return strings.TrimSuffix(string(out), "\n"), nil
 }

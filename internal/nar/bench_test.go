@@ -17,9 +17,12 @@ import (
 )
 
 // The benchmarks report, beside the usual, MB/cpu-s: millions of bytes of nar for each second of processor time, user and
-// system, of this process or of the child. Those of the peer run in the same process, so that one run gives the ratios:
+// system, of this process or of the child. The peer is measured in the same run, and its lines tell how many times its
+// MB/cpu-s ours was:
 //
 //	go test -run '^$' -bench . ./internal/nar
+//
+// TMPDIR says which file system is measured along.
 
 // benchTrees makes what is measured: ten thousand files with the sizes of a source tree's, and one file of 200 MB.
 var benchTrees = sync.OnceValues(func() (dir string, err error) {
@@ -77,8 +80,8 @@ func cpu(b *testing.B, who int) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// perCPU runs step until the benchmark has enough, and reports. What reset does is not counted.
-func perCPU(b *testing.B, who int, size int, step func(), reset func()) {
+// perCPU runs step until the benchmark has enough, and reports and returns MB/cpu-s. What reset does is not counted.
+func perCPU(b *testing.B, who int, size int, step func(), reset func()) float64 {
 	b.Helper()
 	b.SetBytes(int64(size))
 	b.ReportAllocs()
@@ -93,7 +96,9 @@ func perCPU(b *testing.B, who int, size int, step func(), reset func()) {
 			b.StartTimer()
 		}
 	}
-	b.ReportMetric(float64(size)*float64(b.N)/1e6/used.Seconds(), "MB/cpu-s")
+	rate := float64(size) * float64(b.N) / 1e6 / used.Seconds()
+	b.ReportMetric(rate, "MB/cpu-s")
+	return rate
 }
 
 // null is what subprocesses write to as well: a file, so that neither side copies.
@@ -107,17 +112,19 @@ func null(b *testing.B) *os.File {
 
 func BenchmarkDump(b *testing.B) {
 	eachTree(b, func(b *testing.B, tree string, nar []byte) {
+		var ours float64
 		b.Run("narfold", func(b *testing.B) {
 			out := null(b)
-			perCPU(b, syscall.RUSAGE_SELF, len(nar), func() { must(b, Dump(b.Context(), out, tree)) }, nil)
+			ours = perCPU(b, syscall.RUSAGE_SELF, len(nar), func() { must(b, Dump(b.Context(), out, tree)) }, nil)
 		})
 		b.Run("nix-store", func(b *testing.B) {
 			nix, out := nixStore(b), null(b)
-			perCPU(b, syscall.RUSAGE_CHILDREN, len(nar), func() {
+			theirs := perCPU(b, syscall.RUSAGE_CHILDREN, len(nar), func() {
 				cmd := exec.CommandContext(b.Context(), nix, "--dump", tree)
 				cmd.Stdout = out
 				must(b, cmd.Run())
 			}, nil)
+			b.ReportMetric(ours/theirs, "narfold/nix-store")
 		})
 	})
 }
@@ -140,8 +147,9 @@ func BenchmarkRestore(b *testing.B) {
 			must(b, err)
 			return f
 		}
+		var ours float64
 		b.Run("narfold", func(b *testing.B) {
-			perCPU(b, syscall.RUSAGE_SELF, len(nar), func() {
+			ours = perCPU(b, syscall.RUSAGE_SELF, len(nar), func() {
 				f := open(b)
 				defer f.Close()
 				must(b, Restore(b.Context(), f, target))
@@ -149,13 +157,14 @@ func BenchmarkRestore(b *testing.B) {
 		})
 		b.Run("nix-store", func(b *testing.B) {
 			nix := nixStore(b)
-			perCPU(b, syscall.RUSAGE_CHILDREN, len(nar), func() {
+			theirs := perCPU(b, syscall.RUSAGE_CHILDREN, len(nar), func() {
 				cmd := exec.CommandContext(b.Context(), nix, "--restore", target)
 				f := open(b)
 				defer f.Close()
 				cmd.Stdin = f
 				must(b, cmd.Run())
 			}, reset)
+			b.ReportMetric(ours/theirs, "narfold/nix-store")
 		})
 	})
 }

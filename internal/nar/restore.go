@@ -20,8 +20,8 @@ var ErrCollision = errors.New("the file system has an entry of that name already
 // must.
 //
 // As nix-store --restore does, it gives directories and programs mode 0755 and other files 0644, whatever the umask, and
-// leaves times and owners alone. It writes nowhere but at target: each entry is made
-// with a plain name in a directory that Restore made and holds open, never over something and never through a symbolic link.
+// leaves times and owners alone. It writes nowhere but at target: each entry is made with a plain name in a directory that
+// Restore made and holds open, never over something and never through a symbolic link.
 //
 // After any error target does not exist, unless it did before or the error says what could not be removed. Errors are an
 // *Error if r does not hold a nar alone, ErrCollision, r's, the file system's or the context's. Restore does not wait for

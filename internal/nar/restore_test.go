@@ -77,6 +77,15 @@ func TestRestoreReadsAnyReader(t *testing.T) {
 	}
 }
 
+func TestTheDeepestTreeGoesBothWays(t *testing.T) {
+	const levels = (MaxPath + 1) / 2 // names of one letter, and slashes between them
+	nar := []byte(tokMagic + strings.Repeat(tokDirectory+tokEntry+encoded("d")+tokNode, levels) + tokDirectory + tokClose +
+		strings.Repeat(tokCloseTwice, levels))
+	target := filepath.Join(t.TempDir(), "out")
+	must(t, Restore(t.Context(), bytes.NewReader(nar), target))
+	differ(t, dumped(t, target), nar, "Dump of Restore")
+}
+
 func TestAFailedRestoreLeavesNothing(t *testing.T) {
 	nar := dumped(t, sample(t))
 	why := errors.New("line cut")

@@ -1,0 +1,245 @@
+package publish
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/sync/errgroup"
+
+	"narfold/internal/catalog"
+	"narfold/internal/objstore"
+)
+
+const (
+	// batchItems and batchBytes bound what becomes visible at once: enough that the flushes of disk and catalogue cost little for
+	// each, few enough that an interruption repeats little.
+	batchItems = 256
+	batchBytes = 256 << 20
+	// puts is how many objects are put at once: a bucket's answer takes tens of milliseconds.
+	puts = 16
+)
+
+// commitAll takes tasks in their order, as many at a time as are ready, and publishes them. With an error it returns the task that it
+// had taken and not come to, if any.
+func (p *Publisher) commitAll(ctx context.Context, order <-chan *task, b *budget, report func(Result)) (next *task, err error) {
+	for {
+		batch := make([]*task, 0, batchItems)
+		bytes := int64(0)
+		if next == nil {
+			t, ok := <-order
+			if !ok {
+				return nil, nil
+			}
+			next = t
+		}
+		select {
+		case <-next.done:
+		case <-ctx.Done():
+			return next, context.Cause(ctx)
+		}
+		for next != nil && len(batch) < batchItems && bytes < batchBytes {
+			if !next.ready() {
+				break
+			}
+			batch = append(batch, next)
+			bytes += next.spooled
+			next = nil
+			select {
+			case t, ok := <-order:
+				if ok {
+					next = t
+				}
+			default:
+			}
+		}
+		err := p.commit(ctx, batch, report)
+		for _, t := range batch {
+			t.discard(b)
+		}
+		if err != nil {
+			return next, err
+		}
+	}
+}
+
+func (t *task) ready() bool {
+	select {
+	case <-t.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// commit puts the objects of a batch and makes it visible.
+func (p *Publisher) commit(ctx context.Context, batch []*task, report func(Result)) error {
+	tell := func(t *task, r Result) {
+		report(r)
+		if t.settled != nil {
+			t.settled(r, nil)
+		}
+	}
+	good := batch[:0:0]
+	for _, t := range batch {
+		switch {
+		case t.err != nil:
+			tell(t, Result{Path: t.Narinfo.StorePath, Verdict: catalog.Refused, NarSize: t.narSize, Err: fmt.Errorf("publish %s: %w", t.Narinfo.StorePath, t.err)})
+		case t.present:
+			tell(t, Result{Path: t.Narinfo.StorePath, Verdict: catalog.Present, NarSize: t.narSize})
+		default:
+			good = append(good, t)
+		}
+	}
+	if len(good) == 0 {
+		return nil
+	}
+	// A reservation may have been cleaned up while a batch was on its way for very long. Then its keys are reserved again, and
+	// what lies there is taken over.
+	for attempt := 0; ; attempt++ {
+		err := p.putAndPublish(ctx, good, tell)
+		if !errors.Is(err, catalog.ErrNotReserved) || attempt == 2 {
+			return err
+		}
+		p.Log.Warn("reservation lost, trying again", "error", err)
+	}
+}
+
+func (p *Publisher) putAndPublish(ctx context.Context, batch []*task, tell func(*task, Result)) error {
+	if err := p.putAll(ctx, batch); err != nil {
+		return err
+	}
+	publications := make([]catalog.Publication, len(batch))
+	for i, t := range batch {
+		pub, err := p.publication(t)
+		if err != nil {
+			return fmt.Errorf("publish %s: %w", t.Narinfo.StorePath, err)
+		}
+		publications[i] = pub
+	}
+	outcomes, err := p.Catalogue.Publish(ctx, publications)
+	if err != nil {
+		return fmt.Errorf("publish %d items: %w", len(batch), err)
+	}
+	for i, t := range batch {
+		o := outcomes[i]
+		r := Result{Path: t.Narinfo.StorePath, Verdict: o.Verdict, Missing: o.Missing, Released: o.Released, NarSize: t.narSize}
+		for _, f := range t.forms {
+			if !f.adopted {
+				r.Stored += f.spooled.size
+			}
+		}
+		switch o.Verdict {
+		case catalog.Refused:
+			r.Err = fmt.Errorf("publish %s: %w: %s", t.Narinfo.StorePath, ErrReferences, list(o.Missing))
+		case catalog.Differs:
+			r.Err = fmt.Errorf("publish %s: %w: published with nar %s, this one has %s; the first stays", t.Narinfo.StorePath, ErrDiffers, o.Other, t.narHash)
+		}
+		tell(t, r)
+	}
+	return nil
+}
+
+// list names the first few of many.
+func list[T ~string](names []T) string {
+	const most = 5
+	s := ""
+	for i, n := range names {
+		if i == most {
+			return fmt.Sprintf("%s and %d more", s, len(names)-most)
+		}
+		if i > 0 {
+			s += ", "
+		}
+		s += string(n)
+	}
+	return s
+}
+
+// putAll stores every form of a batch under a key of its own, and returns when all would survive a power cut.
+func (p *Publisher) putAll(ctx context.Context, batch []*task) error {
+	var (
+		forms []*form
+		wants []catalog.Want
+	)
+	for _, t := range batch {
+		for i := range t.forms {
+			forms = append(forms, &t.forms[i])
+			wants = append(wants, catalog.Want{Base: t.Narinfo.StorePath.Base, Compression: t.forms[i].compression})
+		}
+	}
+	if len(forms) == 0 {
+		return nil
+	}
+	keys, err := p.Catalogue.Reserve(ctx, wants)
+	if err != nil {
+		return err
+	}
+	w := objstore.BatchOf(p.Objects)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(puts)
+	for i, f := range forms {
+		f.key = keys[i]
+		g.Go(func() error {
+			if err := p.put(gctx, w, f, wants[i]); err != nil {
+				return fmt.Errorf("store nar of %s: %w", wants[i].Base, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := w.Commit(ctx); err != nil {
+		return fmt.Errorf("make %d objects durable: %w", len(forms), err)
+	}
+	return nil
+}
+
+// put stores f under its key. If something lies there from a run that did not come to its end, that is taken over if its bytes are
+// these, and otherwise f gets a key of the next generation: keys are write-once.
+func (p *Publisher) put(ctx context.Context, w objstore.Writer, f *form, want catalog.Want) error {
+	for {
+		_, err := w.Put(ctx, f.key, f.spooled.body(), objstore.IfAbsent)
+		if !errors.Is(err, objstore.ErrConflict) {
+			return err
+		}
+		same, err := p.holds(ctx, f)
+		if err != nil {
+			return err
+		}
+		if same {
+			f.adopted = true
+			return nil
+		}
+		want.After = f.key
+		keys, err := p.Catalogue.Reserve(ctx, []catalog.Want{want})
+		if err != nil {
+			return err
+		}
+		f.key = keys[0]
+	}
+}
+
+// holds reports whether the object under f's key has f's bytes.
+func (p *Publisher) holds(ctx context.Context, f *form) (bool, error) {
+	o, err := p.Objects.Get(ctx, f.key, objstore.Range{})
+	if errors.Is(err, objstore.ErrNotFound) {
+		return false, nil // deleted since: the next generation is free
+	}
+	if err != nil {
+		return false, err
+	}
+	defer o.Close()
+	if o.Info.Size != f.spooled.size {
+		return false, nil
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, o); err != nil {
+		return false, fmt.Errorf("read %s: %w", f.key, err)
+	}
+	sum := f.spooled.sum()
+	return string(h.Sum(nil)) == string(sum[:]), nil
+}

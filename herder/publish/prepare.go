@@ -1,0 +1,307 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"narfold/internal/catalog"
+	"narfold/internal/compress"
+	"narfold/internal/digest"
+	"narfold/internal/durable"
+	"narfold/internal/nar"
+	"narfold/internal/objstore"
+)
+
+// task is a Job on its way.
+type task struct {
+	Job
+	done chan struct{} // closed when prepare has ended
+
+	// Set by prepare, read after done.
+	narHash digest.SHA256
+	narSize int64
+	forms   []form // spooled; empty if the catalogue has the nar already
+	spooled int64  // bytes taken from the budget
+	present bool   // the item is published, with this nar and all that is wanted
+	err     error  // of this item alone
+}
+
+// form is one compressed nar in the spool.
+type form struct {
+	compression compress.Method
+	spooled     *spooled
+	verified    time.Time
+	key         objstore.Key // set by the committer
+	adopted     bool         // the object was there, with these bytes
+	unfit       bool         // not for serving, only to compress again
+}
+
+func (t *task) discard(b *budget) {
+	for _, f := range t.forms {
+		f.spooled.remove()
+	}
+	t.forms = nil
+	b.give(t.spooled)
+	t.spooled = 0
+}
+
+// prepare reads, verifies and compresses the nar of t into the spool. It returns an error only if publishing cannot go on; what is
+// wrong with this item is in t.err.
+func (p *Publisher) prepare(ctx context.Context, t *task, b *budget) error {
+	if err := b.admit(ctx); err != nil {
+		return err
+	}
+	err := p.prepareItem(ctx, t)
+	for _, f := range t.forms {
+		t.spooled += f.spooled.size
+	}
+	b.take(t.spooled)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		t.discard(b)
+		return context.Cause(ctx)
+	case durable.IsFull(err):
+		t.discard(b)
+		return fmt.Errorf("spool %s in %s: %w", t.Narinfo.StorePath, p.Spool, err)
+	case isFatal(err):
+		t.discard(b)
+		return err
+	}
+	t.discard(b)
+	t.err = err
+	return nil
+}
+
+// fatal marks an error that concerns more than one item.
+type fatal struct{ error }
+
+func (f fatal) Unwrap() error { return f.error }
+
+func isFatal(err error) bool {
+	var f fatal
+	return errors.As(err, &f)
+}
+
+func (p *Publisher) prepareItem(ctx context.Context, t *task) error {
+	n := t.Narinfo
+	if err := p.Keys.Check(n, !t.Sign); err != nil {
+		return err
+	}
+	if err := checkSignedURLs(t); err != nil {
+		return err
+	}
+	t.narHash, t.narSize = n.NarHash, n.NarSize
+	if done, err := p.already(ctx, t); err != nil || done {
+		return err
+	}
+	if t.Dump != nil {
+		return p.prepareDump(ctx, t)
+	}
+	if len(t.Sources) == 0 {
+		return ErrNoSource
+	}
+	for _, s := range t.Sources {
+		if err := p.prepareSource(ctx, t, s); err != nil {
+			return fmt.Errorf("%s: %w", s.Compression, err)
+		}
+	}
+	// Only what no source brought is compressed here. A form that may not be served has served its purpose then.
+	var made []form
+	if want := p.lacking(nil, t.forms); want != nil {
+		var err error
+		if made, err = p.recompress(ctx, t, want); err != nil {
+			return err
+		}
+	}
+	t.forms = slices.DeleteFunc(t.forms, func(f form) bool {
+		if f.unfit {
+			f.spooled.remove()
+		}
+		return f.unfit
+	})
+	t.forms = append(t.forms, made...)
+	return nil
+}
+
+// already tells whether nothing needs to be read: the item is published with this nar, or another item has brought the nar.
+func (p *Publisher) already(ctx context.Context, t *task) (bool, error) {
+	it, err := p.Catalogue.Item(ctx, t.Narinfo.StorePath.HashPart())
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
+	case err != nil:
+		return false, fatal{err}
+	case t.narHash.IsZero():
+		t.narHash, t.narSize = it.NarHash, it.NarSize
+		fallthrough
+	case it.NarHash == t.narHash:
+		t.present = p.lacking(it.Files, nil) == nil
+		return t.present, nil
+	}
+	if t.narHash.IsZero() || t.Narinfo.FilesAreSigned() {
+		return false, nil // signed URLs name files of their own
+	}
+	fs, err := p.Catalogue.Files(ctx, t.narHash)
+	if err != nil {
+		return false, fatal{err}
+	}
+	return len(fs) > 0 && p.lacking(fs, nil) == nil, nil
+}
+
+// lacking returns the wanted compressions that neither files nor forms have, or nil. A nar that has none of its own but a form kept
+// from its source lacks nothing unless Compressions asks for more.
+func (p *Publisher) lacking(files []catalog.File, forms []form) (want []compress.Method) {
+	if len(p.Compressions) == 0 && (len(files) > 0 || slices.ContainsFunc(forms, func(f form) bool { return !f.unfit })) {
+		return nil
+	}
+	for _, m := range p.compressions() {
+		if !slices.ContainsFunc(files, func(f catalog.File) bool { return f.Compression == m }) &&
+			!slices.ContainsFunc(forms, func(f form) bool { return f.compression == m && !f.unfit }) {
+			want = append(want, m)
+		}
+	}
+	return want
+}
+
+// prepareSource reads one form from its source, and keeps it if it may be served as it is.
+func (p *Publisher) prepareSource(ctx context.Context, t *task, s Source) (err error) {
+	r, err := s.Open(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrSource, err)
+	}
+	defer r.Close()
+	sp := newSpooled(p.Spool)
+	defer func() {
+		if sp != nil {
+			sp.remove()
+		}
+	}()
+	z, err := compress.NewReader(s.Compression, io.TeeReader(r, sp))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrSource, err)
+	}
+	defer z.Close()
+	sum, err := nar.Verify(z)
+	if sp.err != nil {
+		return fatal{sp.err}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrSource, err)
+	}
+	if err := t.is(sum); err != nil {
+		return err
+	}
+	if err := sp.finish(); err != nil {
+		return err
+	}
+	unfit := !s.Keep || !s.Compression.Writable() || z.Servable() != nil
+	if unfit && len(t.forms) > 0 {
+		return nil // another form can be compressed again
+	}
+	t.forms = append(t.forms, form{compression: s.Compression, spooled: sp, verified: time.Now().UTC(), unfit: unfit})
+	sp = nil
+	return nil
+}
+
+// is checks that a nar is the one that the narinfo names.
+func (t *task) is(sum nar.Summary) error {
+	if sum.Hash != t.Narinfo.NarHash {
+		return fmt.Errorf("%w: the narinfo says %s, the nar has %s", ErrNarHash, t.Narinfo.NarHash, sum.Hash)
+	}
+	if sum.Size != t.Narinfo.NarSize {
+		return fmt.Errorf("%w: the narinfo says %d bytes, the nar has %d", ErrNarHash, t.Narinfo.NarSize, sum.Size)
+	}
+	return nil
+}
+
+// recompress makes the wanted compressions out of a form that was spooled.
+func (p *Publisher) recompress(ctx context.Context, t *task, want []compress.Method) ([]form, error) {
+	from := t.forms[0]
+	r, err := from.spooled.open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	z, err := compress.NewReader(from.compression, r)
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	return p.encode(want, func(w io.Writer) error {
+		_, err := io.CopyBuffer(w, contextReader{ctx, z}, make([]byte, 256<<10))
+		return err
+	})
+}
+
+// prepareDump compresses a nar that is made here, and learns its hash on the way.
+func (p *Publisher) prepareDump(ctx context.Context, t *task) error {
+	hasher := nar.NewHasher()
+	made, err := p.encode(p.compressions(), func(w io.Writer) error {
+		if err := t.Dump(ctx, io.MultiWriter(hasher, w)); err != nil {
+			return fmt.Errorf("%w: %w", ErrSource, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	t.forms = append(t.forms, made...)
+	if h := t.Narinfo.NarHash; !h.IsZero() && h != hasher.Sum() {
+		return fmt.Errorf("%w: the store's database says %s, its files make %s (repair it there)", ErrNarHash, h, hasher.Sum())
+	}
+	t.narHash, t.narSize = hasher.Sum(), hasher.Size()
+	return nil
+}
+
+// encode spools what write writes in each of the wanted compressions.
+func (p *Publisher) encode(want []compress.Method, write func(io.Writer) error) (made []form, err error) {
+	var (
+		encoders []io.WriteCloser
+		all      []io.Writer
+	)
+	defer func() {
+		for _, e := range encoders {
+			e.Close() // again after success: it only tells that it was closed
+		}
+		if err != nil {
+			for _, f := range made {
+				f.spooled.remove()
+			}
+			made = nil
+		}
+	}()
+	for _, m := range want {
+		sp := newSpooled(p.Spool)
+		made = append(made, form{compression: m, spooled: sp})
+		e, err := p.Options.NewWriter(m, sp)
+		if err != nil {
+			return made, fatal{err}
+		}
+		encoders = append(encoders, e)
+		all = append(all, e)
+	}
+	err = write(io.MultiWriter(all...))
+	for _, f := range made {
+		if f.spooled.err != nil {
+			return made, fatal{f.spooled.err}
+		}
+	}
+	if err != nil {
+		return made, err
+	}
+	for i, e := range encoders {
+		if err := e.Close(); err != nil {
+			return made, fmt.Errorf("compress by %s: %w", made[i].compression, err)
+		}
+		if err := made[i].spooled.finish(); err != nil {
+			return made, err
+		}
+		made[i].verified = time.Now().UTC()
+	}
+	return made, nil
+}

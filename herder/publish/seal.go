@@ -1,0 +1,59 @@
+package publish
+
+import (
+	"fmt"
+	"net/url"
+
+	"narfold/internal/catalog"
+	"narfold/internal/compress"
+	"narfold/internal/narinfo"
+)
+
+// publication makes what the catalogue is told of a task whose objects are stored: its narinfo signed, its files named.
+func (p *Publisher) publication(t *task) (catalog.Publication, error) {
+	n := *t.Narinfo
+	n.NarHash, n.NarSize = t.narHash, t.narSize
+	if len(n.Files) == 0 {
+		// The groups are written anew whenever the narinfo is served; a narinfo without any is not one.
+		for _, f := range t.forms {
+			n.Files = append(n.Files, narinfo.File{URL: narinfo.NarURL(f.compression, n.StorePath.Base), Compression: f.compression, FileHash: f.spooled.sum(), FileSize: f.spooled.size})
+		}
+		if len(t.forms) == 0 {
+			n.Files = []narinfo.File{{URL: narinfo.NarURL(compress.Zstd, n.StorePath.Base), Compression: compress.Zstd, FileSize: narinfo.UnknownSize}}
+		}
+	}
+	sealed, err := p.Keys.Seal(&n, t.Sign)
+	if err != nil {
+		return catalog.Publication{}, err
+	}
+	if _, err := narinfo.Parse(sealed); err != nil {
+		return catalog.Publication{}, fmt.Errorf("narinfo that would be served: %w", err)
+	}
+	pub := catalog.Publication{Wait: t.Wait, By: t.By}
+	pub.Path, pub.NarHash, pub.NarSize, pub.References, pub.Narinfo = n.StorePath, n.NarHash, n.NarSize, n.References, sealed
+	for _, f := range t.forms {
+		pub.Files = append(pub.Files, catalog.File{Compression: f.compression, Key: f.key, Size: f.spooled.size, SHA256: f.spooled.sum(), Verified: f.verified})
+	}
+	return pub, nil
+}
+
+// checkSignedURLs refuses a narinfo whose URLs are part of what was signed, as Guix wrote them before 2022, if they are not the ones
+// that a server answers here: they could not be changed.
+func checkSignedURLs(t *task) error {
+	if !t.Narinfo.FilesAreSigned() {
+		return nil
+	}
+	for _, f := range t.Narinfo.Files {
+		if want := narinfo.NarURL(f.Compression, t.Narinfo.StorePath.Base); f.URL != want && unescaped(f.URL) != unescaped(want) {
+			return fmt.Errorf("%w: its signature covers the URL %s, and this server would answer %s; sign it anew where it was built", ErrSignature, f.URL, want)
+		}
+	}
+	return nil
+}
+
+func unescaped(u string) string {
+	if plain, err := url.PathUnescape(u); err == nil {
+		return plain
+	}
+	return u
+}

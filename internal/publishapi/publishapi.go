@@ -1,0 +1,110 @@
+// Package publishapi is the HTTP contract for publishing to a herder: both ends of it, so that they cannot drift apart.
+//
+// It is the one that `nix copy --to http://...` speaks, with two additions. A client puts each nar as nar/<file hash>.nar.<ending>, then
+// the narinfo that names it, references first; the answer to the narinfo says whether the item is published. The additions: POST
+// api/v1/missing tells which items need to be sent at all, and errors are JSON with a reason. Every request carries a token, as a Bearer
+// or as the password of Basic authentication, which is what a netrc file gives to Nix.
+package publishapi
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"time"
+
+	"narfold/internal/compress"
+	"narfold/internal/digest"
+	"narfold/internal/storepath"
+)
+
+// Limits of the contract.
+const (
+	// MaxMissing is how many hash parts one request may ask for.
+	MaxMissing = 10_000
+	// maxAnswer bounds what a client reads of an answer.
+	maxAnswer = 1 << 20
+)
+
+// Errors that a client tells apart. Those of the server travel as the code of an Error.
+var (
+	ErrDenied      = errors.New("the herder denies it")          // 401, 403: another token
+	ErrRefused     = errors.New("the herder refuses it")         // 4xx: sending the same again will not help
+	ErrReferences  = errors.New("references are not published")  // 409: publish them first
+	ErrDiffers     = errors.New("item is published differently") // 409: the first stays
+	ErrNoNar       = errors.New("the nar was not uploaded")      // 409: put it first
+	ErrUnavailable = errors.New("the herder is unavailable")     // 5xx, 429, no connection: try again
+	ErrFull        = errors.New("the herder has no room")        // 507: try again when there is
+)
+
+// Error is the body of every answer that is not a success.
+type Error struct {
+	Code    string           `json:"code"` // one word for programs: denied, refused, references, differs, no-nar, full, unavailable
+	Message string           `json:"error"`
+	Missing []storepath.Base `json:"missing,omitempty"` // for references
+}
+
+// codes pairs the words with the errors and the HTTP status.
+var codes = []struct {
+	word   string
+	err    error
+	status int
+}{
+	{"denied", ErrDenied, http.StatusUnauthorized},
+	{"references", ErrReferences, http.StatusConflict},
+	{"differs", ErrDiffers, http.StatusConflict},
+	{"no-nar", ErrNoNar, http.StatusConflict},
+	{"full", ErrFull, http.StatusInsufficientStorage},
+	{"unavailable", ErrUnavailable, http.StatusServiceUnavailable},
+	{"refused", ErrRefused, http.StatusBadRequest},
+}
+
+// missingRequest and missingAnswer are the bodies of api/v1/missing.
+type missingRequest struct {
+	Items []storepath.HashPart `json:"items"`
+}
+
+type missingAnswer struct {
+	Missing []storepath.HashPart `json:"missing"`
+}
+
+// Published is the answer to a narinfo.
+type Published struct {
+	Path    string `json:"path"`
+	Verdict string `json:"verdict"` // published, present or waiting
+}
+
+// waitField asks that an item be kept until its references are published, instead of refused.
+const waitField = "Narfold-Wait"
+
+// narName is what Nix names a nar: the hash of the compressed file, and an ending.
+var narName = regexp.MustCompile(`^([0-9abcdfghijklmnpqrsvwxyz]{52})\.nar(\.[a-z0-9]{1,8})?$`)
+
+// NarName returns the name under which a compressed nar is put.
+func NarName(file digest.SHA256, m compress.Method) string {
+	return file.Base32() + ".nar" + endings[m]
+}
+
+// endings are Nix's.
+var endings = map[compress.Method]string{compress.None: "", compress.Zstd: ".zst", compress.Gzip: ".gz", compress.Lzip: ".lzip", compress.Xz: ".xz",
+	compress.Bzip2: ".bz2", compress.Brotli: ".br", compress.Lz4: ".lz4"}
+
+// ParseNarName returns the hash of the compressed file that a name promises.
+func ParseNarName(name string) (digest.SHA256, error) {
+	m := narName.FindStringSubmatch(name)
+	if m == nil {
+		return digest.SHA256{}, fmt.Errorf("nar name %.100q: want the file's hash in nix-base32, .nar and an ending", name)
+	}
+	return digest.Parse("sha256:" + m[1])
+}
+
+func readJSON(r io.Reader, limit int64, into any) error {
+	d := json.NewDecoder(io.LimitReader(r, limit))
+	d.DisallowUnknownFields()
+	return d.Decode(into)
+}
+
+// retryAfter is what a herder that is busy or full asks for.
+const retryAfter = 30 * time.Second

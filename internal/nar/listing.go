@@ -36,7 +36,9 @@ type Node struct {
 }
 
 // List reads a nar which r must hold and nothing else, and returns its tree.
-func List(r io.Reader) (*Node, error) {
+func List(r io.Reader) (*Node, error) { return list(r, MaxListed) }
+
+func list(r io.Reader, limit int) (*Node, error) {
 	br := borrowReader(r)
 	defer returnReader(br)
 	nr := NewReader(br)
@@ -50,8 +52,8 @@ func List(r io.Reader) (*Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		if count == MaxListed {
-			return nil, fmt.Errorf("list nar: %w: more than %d", ErrTooMany, MaxListed)
+		if count == limit {
+			return nil, fmt.Errorf("list nar: %w: more than %d", ErrTooMany, limit)
 		}
 		n := &Node{Type: h.Type, Executable: h.Executable, Size: h.Size, Offset: h.Offset, Target: h.Target}
 		depth := len(nr.dirs)

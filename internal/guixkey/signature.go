@@ -80,7 +80,8 @@ func Verify(narinfo []byte, acl *ACL) (*PublicKey, error) {
 }
 
 // Signer returns the key that made the signature of a narinfo, which it checks as Verify does, by the key that the signature brings
-// along. It tells forged and damaged narinfos from whole ones; it does not tell whether the signer is to be believed.
+// along. It tells forged and damaged narinfos from whole ones; it does not tell whether the signer is to be believed. A key that is
+// not on the curve of Ed25519 is ErrKey in place of a verdict.
 func Signer(narinfo []byte) (*PublicKey, error) {
 	return verify(narinfo, publicFrom)
 }

@@ -1,7 +1,9 @@
 package guixkey
 
 import (
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"testing"
 )
 
@@ -19,5 +21,10 @@ func TestSignerChecksByTheKeyInTheSignature(t *testing.T) {
 		if key, err := Signer(read(t, vectors+"neg/"+name+".narinfo")); !errors.Is(err, want) {
 			t.Errorf("%s: %v, %v", name, key, err)
 		}
+	}
+	body, rsa := read(t, vectors+"v1/body.txt"), "(signature(data(flags rfc6979)(hash sha256 #00#))(sig-val(rsa(s #01#)))(public-key(rsa(n #03#)(e #03#))))"
+	text := fmt.Appendf(body, "Signature: 1;h;%s\n", base64.StdEncoding.EncodeToString([]byte(rsa)))
+	if key, err := Signer(text); !errors.Is(err, ErrKey) {
+		t.Errorf("a key of another kind: %v, %v", key, err)
 	}
 }

@@ -79,7 +79,7 @@ func (f File) Resolve(root string) string {
 // EscapeBase returns the name of an item as guix publish writes it in a URL: "+", "?" and "=" percent-encoded, since they mean
 // something else to some servers. All other characters of a base name stand for themselves.
 func EscapeBase(b storepath.Base) string {
-	if strings.IndexAny(string(b), "+?=") < 0 {
+	if !strings.ContainsAny(string(b), "+?=") {
 		return string(b)
 	}
 	return escaper.Replace(string(b))

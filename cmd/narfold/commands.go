@@ -6,8 +6,10 @@ package main
 type commandLine struct {
 	globalFlags
 
-	Key     keyCommands    `cmd:"" group:"offline" help:"Make and inspect signing keys."`
-	Version versionCommand `cmd:"" group:"offline" help:"Tell what this program is."`
+	Key     keyCommands     `cmd:"" group:"offline" help:"Make and inspect signing keys."`
+	Narinfo narinfoCommands `cmd:"" group:"offline" help:"Check and sign narinfos."`
+	Nar     narCommands     `cmd:"" group:"offline" help:"Make, restore, hash and look into nars."`
+	Version versionCommand  `cmd:"" group:"offline" help:"Tell what this program is."`
 }
 
 // groups are the headings of the help texts, by the group tags of commands and flags.

@@ -6,12 +6,14 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // interrupted is the cause of a context that a signal ended.
 type interrupted struct{ signal syscall.Signal }
 
-func (e interrupted) Error() string { return "interrupted: " + e.signal.String() }
+func (e interrupted) Error() string { return "interrupted by " + unix.SignalName(e.signal) }
 
 // untilSignal returns a context that SIGINT or SIGTERM ends, with an interrupted as its cause. A second signal kills the program
 // as if there were no handler, so that a command that is slow to leave can be made to. Call stop when the command has returned.

@@ -46,6 +46,7 @@ var floors = map[string]int{
 	"internal/tlsfront":   2,
 	"internal/builder":    2,
 	"internal/publishapi": 2,
+	"internal/sysd":       1,
 	"internal/nixdb":      2,
 
 	"coordinator": roleFloor,

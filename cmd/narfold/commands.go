@@ -6,6 +6,10 @@ package main
 type commandLine struct {
 	globalFlags
 
+	Herder herderCommands `cmd:"" group:"roles" help:"The nar store: keeps and serves what was published."`
+	Import importCommand  `cmd:"" group:"content" help:"Publish store items from caches and stores."`
+	Token  tokenCommands  `cmd:"" group:"care" help:"Make and end the rights of those who publish."`
+
 	Key     keyCommands     `cmd:"" group:"offline" help:"Make and inspect signing keys."`
 	Narinfo narinfoCommands `cmd:"" group:"offline" help:"Check and sign narinfos."`
 	Nar     narCommands     `cmd:"" group:"offline" help:"Make, restore, hash and look into nars."`

@@ -7,6 +7,8 @@ import (
 	"io"
 	"syscall"
 
+	"narfold/herder/source"
+	"narfold/internal/catalog"
 	"narfold/internal/compress"
 	"narfold/internal/nar"
 	"narfold/internal/objstore"
@@ -40,14 +42,15 @@ var exitCodes = []struct {
 		nar.ErrDuplicate, nar.ErrUnsorted, nar.ErrTrailing,
 		compress.ErrCorrupt, compress.ErrTruncated,
 		objstore.ErrDigest,
+		source.ErrDamaged,
 	}},
 	{exitUnavailable, []error{
 		context.DeadlineExceeded,
-		objstore.ErrUnavailable, objstore.ErrFull,
+		objstore.ErrUnavailable, objstore.ErrFull, catalog.ErrFull, source.ErrUnavailable,
 		syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM,
 		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ETIMEDOUT, syscall.EADDRINUSE,
 	}},
-	{exitUsage, []error{errUsage}},
+	{exitUsage, []error{errUsage, errConfig}},
 }
 
 // codeOf returns the exit code for what a command returned.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"narfold/herder/keyring"
@@ -60,6 +61,9 @@ func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *De
 	}
 	if err := durable.MkdirAll(cfg.State, 0o750); err != nil {
 		return d, fmt.Errorf("make state folder: %w", err)
+	}
+	if err := durable.MkdirAll(d.Incoming(), 0o700); err != nil {
+		return d, fmt.Errorf("make folder for uploads: %w", err)
 	}
 	if d.spool, err = openSpool(filepath.Join(cfg.State, "spool")); err != nil {
 		return d, err
@@ -183,7 +187,10 @@ var stateKeys = []struct{ file, credential string }{
 	{"nix.sec", "narfold.nix-key"},
 }
 
-func (d *Deployment) loadKeys() (*keyring.Ring, error) {
+func (d *Deployment) loadKeys() (*keyring.Ring, error) { return d.ring(d.Config.Keys.Trust) }
+
+// ring makes a ring of the keys that sign here and of those in more.
+func (d *Deployment) ring(more []string) (*keyring.Ring, error) {
 	host, err := d.host()
 	if err != nil {
 		return nil, err
@@ -201,7 +208,7 @@ func (d *Deployment) loadKeys() (*keyring.Ring, error) {
 			}
 		}
 	}
-	return keyring.Load(host, append(sign, d.Config.Keys.Trust...)...)
+	return keyring.Load(host, slices.Concat(sign, more)...)
 }
 
 func (d *Deployment) host() (string, error) {
@@ -258,3 +265,8 @@ func (d *Deployment) Publisher() *publish.Publisher {
 func (d *Deployment) Incoming() string { return filepath.Join(d.Config.State, "incoming") }
 
 var addressing = map[string]s3.Addressing{"auto": s3.Auto, "path": s3.Path, "virtual": s3.Virtual}
+
+// KeysWith returns the deployment's own signing keys, and the keys in files beside them.
+func (d *Deployment) KeysWith(files []string) (*keyring.Ring, error) {
+	return d.ring(files)
+}

@@ -121,3 +121,9 @@ func (s *Server) Counters() Counters {
 }
 
 var _ httpfront.Plain = (*Server)(nil)
+
+// Plus adds two readings.
+func (c Counters) Plus(d Counters) Counters {
+	return Counters{NarinfoHits: c.NarinfoHits + d.NarinfoHits, NarinfoMisses: c.NarinfoMisses + d.NarinfoMisses, Nars: c.Nars + d.Nars,
+		Redirects: c.Redirects + d.Redirects, Files: c.Files + d.Files}
+}

@@ -1,0 +1,104 @@
+// Package herder is the nar store: it keeps what was published, takes what publishers put, and serves it to Guix and Nix.
+package herder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"narfold/herder/publish"
+	"narfold/herder/serve"
+	"narfold/herder/upload"
+	"narfold/internal/httpfront"
+	"narfold/internal/publishapi"
+)
+
+// Herder is a running nar store. Make it with New.
+type Herder struct {
+	server  *switchboard
+	uploads *upload.Uploads
+	queue   *publish.Queue
+	front   *httpfront.Server
+	metrics *prometheus.Registry
+	debug   net.Listener
+	log     *slog.Logger
+}
+
+// Parts are what a herder is made of.
+type Parts struct {
+	Serve     serve.Config
+	Publisher *publish.Publisher
+	Uploads   *upload.Uploads // its Queue is set here
+	// Debug, if not nil, serves pprof and metrics beside; it is for a loopback address.
+	Debug net.Listener
+	Log   *slog.Logger
+}
+
+// New builds a herder.
+func New(p Parts) (*Herder, error) {
+	first, err := serve.New(p.Serve)
+	if err != nil {
+		return nil, err
+	}
+	server := newSwitchboard(first)
+	h := &Herder{server: server, uploads: p.Uploads, queue: publish.NewQueue(p.Publisher), debug: p.Debug, log: p.Log}
+	h.uploads.Queue = h.queue
+	mux := http.NewServeMux()
+	h.metrics = prometheus.NewRegistry()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(h.metrics, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", h.ready(p.Serve.Catalogue))
+	mux.Handle("/", publishapi.Handler(h.uploads, server, p.Log))
+	h.front, err = httpfront.New(httpfront.Config{
+		Plain: server,
+		HTTP:  &http.Server{Handler: mux, ErrorLog: slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug)},
+		Log:   p.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.metrics.MustRegister(&collector{server: server, front: h.front, catalogue: p.Serve.Catalogue})
+	return h, nil
+}
+
+// ready answers whether requests can be answered: the catalogue is asked.
+func (h *Herder) ready(c serve.Catalogue) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+		defer cancel()
+		if _, err := c.Version(ctx); err != nil {
+			h.log.Error("not ready", "error", err)
+			http.Error(w, "catalogue cannot be read", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ready")
+	}
+}
+
+// Run serves on the listeners until ctx ends, lets what has begun finish, and returns when everything has ended. It closes the
+// listeners. Uploads are finished before publishing stops.
+func (h *Herder) Run(ctx context.Context, listeners ...net.Listener) error {
+	// What publishes must outlive what hands in: the server stops first.
+	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPublishing()
+	behind, _ := errgroup.WithContext(publishing)
+	behind.Go(func() error { return h.queue.Run(publishing) })
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.server.Run(gctx) })
+	g.Go(func() error { return h.uploads.Run(gctx) })
+	g.Go(func() error { return h.front.Serve(gctx, listeners...) })
+	if h.debug != nil {
+		g.Go(func() error { return h.serveDebug(gctx) })
+	}
+	err := g.Wait()
+	stopPublishing()
+	return errors.Join(err, behind.Wait())
+}

@@ -3,6 +3,7 @@
 package objstoretest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -96,7 +97,7 @@ func readSpan(t *testing.T, r objstore.Reader, k objstore.Key, span objstore.Ran
 
 func holds(t *testing.T, r objstore.Reader, k objstore.Key, want []byte) {
 	t.Helper()
-	if got := read(t, r, k); !slices.Equal(got, want) {
+	if got := read(t, r, k); !bytes.Equal(got, want) {
 		t.Fatalf("%s holds %d bytes with digest %s, want %d with %s", k, len(got), digest.Of(got), len(want), digest.Of(want))
 	}
 }

@@ -38,6 +38,10 @@ func (s *Store) presign(ctx context.Context, method string, k objstore.Key, ttl 
 	if err != nil {
 		return "", err
 	}
+	return s.sign(ctx, method, name, ttl, header)
+}
+
+func (s *Store) sign(ctx context.Context, method, name string, ttl time.Duration, header http.Header) (string, error) {
 	u, err := s.api.PresignHeader(ctx, method, s.conf.Bucket, name, ttl, nil, header)
 	if err != nil {
 		return "", err

@@ -104,14 +104,20 @@ func (s *Store) classify(ctx context.Context, err error) error {
 	return said(res)
 }
 
-// said makes an answer's error short and whole.
-func said(res minio.ErrorResponse) error {
-	err := fmt.Errorf("%s: %s (HTTP status %d)", res.Code, res.Message, res.StatusCode)
-	if res.RequestID != "" {
-		err = fmt.Errorf("%w, request %s", err, res.RequestID)
+// said is an answer's error with all that helps to find it in the server's log.
+func said(res minio.ErrorResponse) error { return answer{res} }
+
+type answer struct{ res minio.ErrorResponse }
+
+func (a answer) Error() string {
+	s := fmt.Sprintf("%s: %s (HTTP status %d", a.res.Code, a.res.Message, a.res.StatusCode)
+	if a.res.RequestID != "" {
+		s += ", request " + a.res.RequestID
 	}
-	return err
+	return s + ")"
 }
+
+func (a answer) Unwrap() error { return a.res }
 
 // sentinelOf maps what servers say. Codes come first, since some send them with a status of their own; they are those of Amazon's
 // list of error responses, with the additions of MinIO, Ceph, Garage and Versity that matter here.

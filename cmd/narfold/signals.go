@@ -15,6 +15,9 @@ type interrupted struct{ signal syscall.Signal }
 
 func (e interrupted) Error() string { return "interrupted by " + unix.SignalName(e.signal) }
 
+// Is makes it a context.Canceled, for those who return the cause of a context in place of its error.
+func (interrupted) Is(target error) bool { return target == context.Canceled }
+
 // untilSignal returns a context that SIGINT or SIGTERM ends, with an interrupted as its cause. A second signal kills the program
 // as if there were no handler, so that a command that is slow to leave can be made to. Call stop when the command has returned.
 func untilSignal(parent context.Context) (ctx context.Context, stop func()) {

@@ -38,6 +38,8 @@ type conn struct {
 	ans  Answer
 	ex   Exchange
 
+	ready bool // ans is the answer to the first request in in, which lent.next asked for
+
 	shard *shard
 	tally tally
 
@@ -61,6 +63,9 @@ func (c *conn) run() {
 	for c.step() {
 	}
 	c.tallyUp()
+	if c.ready && c.ans.Release != nil {
+		c.ans.Release()
+	}
 	if c.in.buf != nil {
 		c.in.r, c.in.w = 0, 0
 		c.in.rest()
@@ -86,7 +91,9 @@ func (c *conn) step() bool {
 		case plain:
 			c.seen, c.from = 0, 0
 			c.req = Request{Head: p.head, Path: p.path, Host: p.host}
-			if !c.s.cfg.Plain.Answer(&c.req, &c.ans) {
+			if ready := c.ready; ready {
+				c.ready = false
+			} else if !c.s.cfg.Plain.Answer(&c.req, &c.ans) {
 				c.ans = Answer{}
 				if c.flush(false) != nil || !c.handOver(p.size) {
 					return false

@@ -42,7 +42,8 @@ type Answer struct {
 
 // Plain answers the requests that need no thought. Answer fills a and returns true, or returns false and has net/http answer.
 // It is asked only for GET and HEAD over HTTP/1.1 without body, query, range, condition, authorization or upgrade. For HEAD it
-// may fill in the body as for GET: the front does not send it. It is called from many goroutines and must not block for long.
+// may fill in the body as for GET: the front does not send it. It is called from many goroutines; if it blocks, only the client
+// that asked waits.
 type Plain interface {
 	Answer(r *Request, a *Answer) bool
 }

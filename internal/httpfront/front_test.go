@@ -173,11 +173,10 @@ func TestAThousandPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 		}
 		burst.WriteString(get(path))
 	}
-	s, addr, _ := start(t, Config{Plain: st})
+	s, addr, stop := start(t, Config{Plain: st})
 	c := dial(t, addr)
-	var wg sync.WaitGroup
-	wg.Go(func() { io.WriteString(c, burst.String()) })
-	defer wg.Wait()
+	sent := make(chan struct{})
+	go func() { defer close(sent); io.WriteString(c, burst.String()) }()
 	r := bufio.NewReader(c)
 	for i := range n {
 		resp, body := reply(t, r, "GET")
@@ -185,6 +184,8 @@ func TestAThousandPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 			t.Fatalf("answer %d: %s %v, %d bytes: %.80q; want %d bytes: %.80q", i, resp.Status, resp.Header, len(body), body, len(want[i]), want[i])
 		}
 	}
+	<-sent
+	stop()
 	if got := s.Stats(); got.Lent != 25 || got.Accepted != 1 {
 		t.Errorf("stats are %+v, want 25 lent of one connection", got)
 	}

@@ -52,16 +52,19 @@ func (handoffAddr) Network() string { return "internal" }
 func (handoffAddr) String() string  { return "httpfront" }
 
 // lent is a connection in net/http's hands. For good, it is the connection with what the fast loop had read in front. For one
-// request, it holds only that request: what the client sends meanwhile is kept for the fast loop, and when net/http has
-// answered and would read the next request, it is told that the input has ended. It then closes lent, but not the connection.
+// request, it holds only that request, and what the client sends meanwhile is kept. When net/http has answered and would read
+// the next request, it is given that if it is there already and is not for the fast loop either, because lending costs as much
+// as several answers of net/http; otherwise it is told that the input has ended. It then closes lent, but not the connection.
 type lent struct {
 	net.Conn
+	c        *conn  // waits in handOver; next works on it meanwhile
 	pre      []byte // still to be read by net/http
 	single   bool
 	in       input // what follows the one request
 	idle     atomic.Bool
 	back     atomic.Bool // the connection returns to the fast loop
 	hijacked atomic.Bool
+	taken    chan struct{} // closed when hijacked
 	wake     chan struct{}
 	done     chan struct{}
 	ended    sync.Once
@@ -70,7 +73,7 @@ type lent struct {
 // handOver has net/http answer: the next size bytes, which are one whole request, or everything from here on if size is 0. It
 // says whether the connection came back.
 func (c *conn) handOver(size int) bool {
-	h := &lent{Conn: c.nc, single: size > 0, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	h := &lent{Conn: c.nc, c: c, single: size > 0, wake: make(chan struct{}, 1), done: make(chan struct{}), taken: make(chan struct{})}
 	unread := c.in.unread()
 	if h.single {
 		h.pre = bytes.Clone(unread[:size])
@@ -94,8 +97,12 @@ func (c *conn) handOver(size int) bool {
 	}
 	select {
 	case <-h.done:
-	case <-c.s.dead:
-		return false
+	case <-c.s.dead: // the connection has been, or is being, closed: net/http ends, or its hijacker does in his own time
+		select {
+		case <-h.done:
+		case <-h.taken:
+			return false
+		}
 	}
 	if !h.back.Load() || c.nc.SetDeadline(time.Time{}) != nil {
 		h.in.r = h.in.w
@@ -114,6 +121,7 @@ func (s *Server) connState(nc net.Conn, st http.ConnState) {
 		h.idle.Store(true)
 	case ok && st == http.StateHijacked:
 		h.hijacked.Store(true)
+		close(h.taken)
 		s.wg.Done()
 	case ok && st == http.StateClosed:
 		h.end()
@@ -149,10 +157,36 @@ func (h *lent) Read(p []byte) (int, error) {
 		return h.Conn.Read(p)
 	}
 	if h.idle.Load() {
+		if size := h.next(); size > 0 {
+			h.pre = append(h.pre[:0], h.in.unread()[:size]...)
+			h.in.r += size
+			h.idle.Store(false)
+			return h.Read(p)
+		}
 		h.back.Store(true)
 		return 0, io.EOF
 	}
 	return 0, h.watch()
+}
+
+// next is the size of the request that was kept, if it is complete and for net/http again; 0 if the fast loop goes on. If Plain
+// answers it, the fast loop finds the answer ready.
+func (h *lent) next() int {
+	c := h.c
+	var p parsed
+	switch parse(h.in.unread(), &p, &c.memo) {
+	case once:
+	case plain:
+		c.req = Request{Head: p.head, Path: p.path, Host: p.host}
+		if c.ready = c.s.cfg.Plain.Answer(&c.req, &c.ans); c.ready {
+			return 0
+		}
+		c.ans = Answer{}
+	default:
+		return 0
+	}
+	c.shard.lent.Add(1)
+	return p.size
 }
 
 // watch reads on behalf of net/http while a handler runs, to notice when the client goes away, and keeps what it reads. It

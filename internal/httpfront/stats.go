@@ -2,7 +2,7 @@ package httpfront
 
 import "sync/atomic"
 
-// Stats counts since New. Answers are those of the fast loop; net/http's are for its handler to count.
+// Stats counts since New. An answer is counted after the batch that it is in was sent. Answers are those of the fast loop; net/http's are for its handler to count.
 type Stats struct {
 	Accepted uint64 // connections
 	Open     int64  // connections now, wherever they are

@@ -10,7 +10,8 @@ import (
 
 // watch is what the sweep knows of a client with unread answers.
 type watch struct {
-	since int64 // when it was looked at, by Server.now; 0 if it is not watched
+	next  int64 // when to ask the kernel again, by Server.now
+	since int64 // when it was found with unread answers; 0 if it was not
 	taken int64 // what it had taken then
 }
 
@@ -51,7 +52,7 @@ func (s *Server) sweepOnce() {
 		age := time.Duration(now-mark>>3) * time.Millisecond
 		switch p := phase(mark & 7); p {
 		case phaseIdle, phaseHeader:
-			c.watch.since = 0
+			c.watch = watch{}
 			limit := s.cfg.IdleTimeout
 			if p == phaseHeader {
 				limit = s.cfg.HeaderTimeout
@@ -71,15 +72,18 @@ func (s *Server) sweepOnce() {
 // watchWrites closes c if its client has taken less than it must in the time that it has.
 func (s *Server) watchWrites(c *conn, p phase, now int64) {
 	w := &c.watch
-	if w.since != 0 && time.Duration(now-w.since)*time.Millisecond < s.cfg.StallTimeout {
+	if now < w.next {
 		return
 	}
+	pause := s.cfg.StallTimeout
+	defer func() { w.next = now + pause.Milliseconds() }()
 	taken, waiting, known := acknowledged(c.socket())
 	if !known {
 		taken, waiting = c.sent.Load(), p == phaseWrite
 	}
 	if !waiting {
 		w.since = 0
+		pause /= 4 // answers may begin at any time, and the kernel is not to be asked too often
 		return
 	}
 	if w.since != 0 && taken-w.taken < s.cfg.StallBytes {

@@ -201,3 +201,28 @@ func check(t *testing.T, v verdict, p *parsed, b []byte) {
 		t.Fatalf("the header ends at %d, for net/http at %d (%v)", p.size, len(b)-len(rest), err)
 	}
 }
+
+func BenchmarkParse(b *testing.B) {
+	raw := []byte(get("/" + infoName(7)))
+	b.Run("fields as before", func(b *testing.B) {
+		var m memo
+		for b.Loop() {
+			var p parsed
+			parse(raw, &p, &m)
+		}
+	})
+	b.Run("other fields", func(b *testing.B) {
+		for b.Loop() {
+			var p parsed
+			m := memo{}
+			parse(raw, &p, &m)
+		}
+	})
+	b.Run("net-http", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw))); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

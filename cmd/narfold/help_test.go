@@ -46,7 +46,7 @@ func explained(t *testing.T, command *kong.Node) {
 		t.Errorf("help %q: want one sentence", command.Help)
 	}
 	paragraph, examples, ok := strings.Cut(command.Detail, "\n\nExamples:\n")
-	if !ok || len(paragraph) < 60 || !strings.Contains(examples, "narfold "+commandPath(command)) {
+	if !ok || len(paragraph) < 40 || !strings.Contains(examples, "narfold "+commandPath(command)) {
 		t.Errorf("Help() %q: want a paragraph and examples of %q", command.Detail, commandPath(command))
 	}
 	if command.ClosestGroup() == nil {

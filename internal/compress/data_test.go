@@ -36,22 +36,25 @@ func prose(n int) []byte {
 	for len(b) < n {
 		switch k := r.IntN(200); {
 		case k == 0:
-			b = append(b, make([]byte, r.IntN(4096))...)
+			b = append(b, make([]byte, r.IntN(200))...)
 		case k == 1:
-			for range r.IntN(2048) {
+			for range r.IntN(300) {
 				b = append(b, byte(r.Uint32()))
 			}
 		case k == 2:
 			b = fmt.Appendf(b, "/gnu/store/%032d-%s-%d.%d/lib", r.IntN(50), words[r.IntN(60)], r.IntN(9), r.IntN(9))
-		case k < 20 && len(b) > 0:
+		case k < 7 && len(b) > 0:
 			from := r.IntN(len(b))
-			b = append(b, b[from:min(len(b), from+r.IntN(2000))]...)
+			b = append(b, b[from:min(len(b), from+r.IntN(400))]...)
 		default:
 			b = append(append(b, words[int(r.ExpFloat64()*300)%len(words)]...), ' ')
 		}
 	}
 	return b[:n]
 }
+
+// long returns more than the 4 MiB that make a piece of lzip and xz at the Fastest level, and is quick to compress.
+func long() []byte { return join(prose(500_000), make([]byte, 4<<20), noise(250_000)) }
 
 // run gives in to a program of a Debian package and returns what it writes.
 func run(tb testing.TB, debian string, in []byte, name string, args ...string) []byte {

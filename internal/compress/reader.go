@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 	"github.com/therootcompany/xz"
@@ -30,8 +29,8 @@ var (
 )
 
 // MaxWindow is how far back, in bytes, data may refer: the dictionary of lzip and xz, the window of zstd. Nix reads zstd up to
-// this size; lzip -9 needs 32 MiB and xz -9 needs 64 MiB. The memory is taken as data arrives, not when a header asks for it.
-// Reading lzip needs up to 1.5 times as much while the dictionary grows.
+// this size; lzip -9 needs 32 MiB and xz -9 needs 64 MiB. lzip takes memory as data arrives (and while its dictionary grows, up to
+// half as much again); zstd and xz take what a header asks for, up to this bound. The other methods stay below 20 MiB.
 const MaxWindow = 128 << 20
 
 // Reader decompresses. It is used by one goroutine at a time.
@@ -73,7 +72,7 @@ func NewReader(m Method, r io.Reader) (*Reader, error) {
 	case Bzip2:
 		z.dec = foreign{bzip2.NewReader(z.src)}
 	case Brotli:
-		z.dec = foreign{brotli.NewReader(z.src)}
+		z.dec = foreign{newBrotliDecoder(z.src)}
 	case Lz4:
 		z.dec = foreign{lz4.NewReader(z.src)}
 	default:

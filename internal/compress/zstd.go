@@ -1,7 +1,6 @@
 package compress
 
 import (
-	"io"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -19,7 +18,7 @@ var zstdDecoders = sync.Pool{New: func() any {
 
 type zstdDecoder struct {
 	d   *zstd.Decoder
-	src io.Reader
+	src *source
 	on  bool
 }
 
@@ -38,8 +37,8 @@ func (z *zstdDecoder) Read(p []byte) (int, error) {
 }
 
 func (z *zstdDecoder) release() {
-	// A decoder that cannot forget its input is left to the garbage collector.
-	if z.d.Reset(nil) == nil {
+	// A decoder that took a larger window than is usual is left to the garbage collector.
+	if z.d.Reset(nil) == nil && z.src.tee.window <= maxServedWindow {
 		zstdDecoders.Put(z.d)
 	}
 	z.d = nil

@@ -41,7 +41,8 @@ var (
 
 // Key names an object: one or more segments separated by slashes, relative, without "." or ".." or empty segments. Each segment
 // is at most 255 bytes and the whole at most 1,024, of printable ASCII without backslash, so that a key is also a file name, a
-// URL path (after escaping) and an S3 key. Segments that begin with ".narfold" are kept for the stores themselves.
+// URL path (after escaping) and an S3 key. Segments that begin with ".narfold" are kept for the stores themselves. Where names are
+// paths, a key cannot be another's folder: of "a" and "a/b" a store may refuse the later with ErrKey.
 type Key string
 
 // ParseKey checks s.
@@ -83,7 +84,7 @@ type Info struct {
 	Key      Key
 	Size     int64
 	ETag     string    // changes when the bytes do; opaque, without quotes
-	Modified time.Time // when it was put, by the store's clock
+	Modified time.Time // when it was put, by the store's clock, at least to the second; a Put may return zero for it
 }
 
 // Object is an open object. Info describes the whole object, also when only a range is read. If the object is a local file, File
@@ -103,8 +104,8 @@ type Range struct {
 // Reader reads.
 type Reader interface {
 	// Get opens the bytes r of k. A range that reaches beyond the end is cut there; one that begins at or past the end of
-	// a non-empty object is ErrRange. The caller closes the Object. An error while reading is ErrUnavailable unless it
-	// is the context's.
+	// a non-empty object is ErrRange, and of an empty one there are no bytes but from offset 0. The caller closes the
+	// Object. An error while reading is ErrUnavailable unless it is the context's.
 	Get(ctx context.Context, k Key, r Range) (Object, error)
 	// Stat describes k without reading it.
 	Stat(ctx context.Context, k Key) (Info, error)
@@ -126,13 +127,16 @@ type Condition struct {
 // IfAbsent is the condition of a write-once key.
 var IfAbsent = Condition{IfAbsent: true}
 
-// Body is what a Put stores. Open is called once for each attempt and must give the same Size bytes each time.
+// Body is what a Put stores. Open is called once for each attempt, and maybe once more to hash if SHA256 is zero, and must give the
+// same Size bytes each time.
 type Body struct {
 	Size   int64
 	SHA256 digest.SHA256 // checked against what is stored if not zero
 	Open   func() (io.ReadCloser, error)
 	// Path is set if the bytes are a local regular file that the caller gives away: a directory store on the same file
-	// system may link it into place instead of copying. The file must not be written to afterwards.
+	// system may link it into place instead of copying, and may change its permissions and time. The file must not be
+	// written to afterwards; the caller removes its own name for it. What is linked is not read: SHA256, if it is set, must
+	// have been computed from this very file, and not be what the file is hoped to contain.
 	Path string
 }
 
@@ -147,12 +151,17 @@ type Writer interface {
 	// there before, never a part. It fails with ErrConflict, and stores nothing, if c does not hold; of several
 	// concurrent Puts with IfAbsent exactly one succeeds. A body that is shorter or longer than Size, or has another
 	// SHA256, is ErrDigest. After any other error the object may or may not be there: Put again, or Stat.
+	//
+	// IfMatch where nothing is stored is ErrConflict. An ErrConflict of IfAbsent says also that the object in the way would
+	// survive a power cut, whoever put it; in a Batch, after the next Commit. Where an answer can be lost and another have
+	// replaced the object since, IfMatch may fail with ErrUnavailable instead: read again and decide anew.
 	Put(ctx context.Context, k Key, body Body, c Condition) (Info, error)
 }
 
 // Deleter deletes.
 type Deleter interface {
-	// Delete removes k. That k was not there is not an error. After an error the object may or may not be there.
+	// Delete removes k and returns when that would survive a power cut. That k was not there is not an error. After an
+	// error the object may or may not be there.
 	Delete(ctx context.Context, k Key) error
 }
 
@@ -169,15 +178,18 @@ type Presigner interface {
 	// PresignGet returns a URL that answers GET with the object until ttl has passed.
 	PresignGet(ctx context.Context, k Key, ttl time.Duration) (string, error)
 	// PresignPut returns a URL, and the headers that must be sent with it, that stores exactly size bytes under k if
-	// nothing is there yet, until ttl has passed.
+	// nothing is there yet, until ttl has passed. What arrives is verified by nobody, and servers are known that store a
+	// part when the connection breaks: who hands the URL out compares the size and the digest afterwards, and deletes what
+	// is wrong.
 	PresignPut(ctx context.Context, k Key, size int64, ttl time.Duration) (url string, header map[string]string, err error)
 }
 
 // Batch is a Writer whose Puts are visible at once but survive a power cut only after Commit has returned. Many small
-// objects become durable for the price of one.
+// objects become durable for the price of one. After a power cut before that an object is there whole or not at all.
 type Batch interface {
 	Writer
-	// Commit returns when everything put so far would survive a power cut. A Batch may be used again afterwards.
+	// Commit returns when everything put so far would survive a power cut. A Batch may be used again afterwards, but not
+	// after a failed Commit: what was put since the last one may be gone then, and is to be put again in another Batch.
 	Commit(ctx context.Context) error
 }
 

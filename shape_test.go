@@ -77,6 +77,7 @@ var homes = map[string][]string{
 	"github.com/minio/minio-go": {"internal/objstore/s3"},
 
 	"zombiezen.com/go/sqlite": {"internal/catalog/sqlite", "internal/nixdb"},
+	"modernc.org/libc":        {"internal/catalog/sqlite"},
 	"github.com/jackc/pgx":    {"internal/catalog/postgres"},
 
 	"github.com/klauspost/compress": compression,

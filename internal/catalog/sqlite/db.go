@@ -39,6 +39,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	if _, err := os.Stat(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("open catalogue %s: %w", path, err)
 	}
+	keepPages()
 	db := &DB{path: path, writing: make(chan struct{}, 1)}
 	open := func() (*sqlite.Conn, error) {
 		conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite, sqlite.OpenCreate, sqlite.OpenWAL)

@@ -78,6 +78,11 @@ func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.
 	var outcomes []catalog.Outcome
 	err := db.write(ctx, func(conn *sqlite.Conn) error {
 		t := &publishing{conn: conn, now: time.Now().UTC(), live: make(map[storepath.HashPart]int64)}
+		waiting, err := scalar(conn, "SELECT EXISTS (SELECT 1 FROM waiting)")
+		if err != nil {
+			return err
+		}
+		t.waiting = waiting > 0
 		outcomes = make([]catalog.Outcome, len(ps))
 		undecided := make([]int, len(ps))
 		for i := range ps {
@@ -129,6 +134,8 @@ type publishing struct {
 	conn *sqlite.Conn
 	now  time.Time
 	live map[storepath.HashPart]int64 // ids already looked up or handed out
+	// waiting is whether anything waits; mostly nothing does, and then nobody is asked for.
+	waiting bool
 }
 
 // id returns the id of a published item, or 0.
@@ -164,7 +171,7 @@ func (t *publishing) missing(it *catalog.Item) (missing []storepath.Base, err er
 // publish makes an item live whose references are, and then what had waited for it.
 func (t *publishing) publish(p *catalog.Publication) (catalog.Outcome, error) {
 	out, err := t.publishOne(p)
-	if err != nil || out.Verdict != catalog.Published {
+	if err != nil || out.Verdict != catalog.Published || !t.waiting {
 		return out, err
 	}
 	queue := []storepath.HashPart{p.Path.HashPart()}
@@ -341,6 +348,7 @@ func (t *publishing) keepWaiting(p *catalog.Publication, missing []storepath.Bas
 	if err := t.forget(hash[:]); err != nil {
 		return err
 	}
+	t.waiting = true
 	blob, err := json.Marshal(p)
 	if err != nil {
 		return err
@@ -370,6 +378,9 @@ func (t *publishing) keepWaiting(p *catalog.Publication, missing []storepath.Bas
 
 // forget ends an item's waiting. Uploads that it held and that nothing has made files of are uploads like others again.
 func (t *publishing) forget(hash []byte) error {
+	if !t.waiting {
+		return nil
+	}
 	if err := sqlitex.Execute(t.conn, "DELETE FROM waiting_for WHERE hash = ?", &sqlitex.ExecOptions{Args: []any{hash}}); err != nil {
 		return err
 	}

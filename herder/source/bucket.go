@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"strings"
 
@@ -37,8 +38,10 @@ func (b *bucket) explain(err error) error {
 	switch {
 	case errors.Is(err, objstore.ErrNotFound), errors.Is(err, objstore.ErrKey):
 		return fmt.Errorf("%s: %w: %w", b.name, ErrNotFound, err)
-	case errors.Is(err, objstore.ErrUnavailable), errors.Is(err, objstore.ErrDenied):
+	case errors.Is(err, objstore.ErrUnavailable):
 		return fmt.Errorf("%s: %w: %w", b.name, ErrUnavailable, err)
+	case errors.Is(err, objstore.ErrDenied): // as a server's 403, which may be of one object
+		return fmt.Errorf("%s: %w: %w", b.name, fs.ErrPermission, err)
 	}
 	return fmt.Errorf("%s: %w", b.name, err)
 }

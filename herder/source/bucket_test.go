@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -53,17 +54,22 @@ func TestEveryHashPartBeginsWithOnePrefixAndNoNarDoes(t *testing.T) {
 	}
 }
 
-// downBucket is a bucket that cannot be asked.
-type downBucket struct{ Bucket }
+// downBucket is a bucket that cannot be asked, for a reason.
+type downBucket struct {
+	Bucket
+	why error
+}
 
-func (downBucket) Get(context.Context, objstore.Key, objstore.Range) (objstore.Object, error) {
-	return objstore.Object{}, objstore.ErrUnavailable
+func (b downBucket) Get(context.Context, objstore.Key, objstore.Range) (objstore.Object, error) {
+	return objstore.Object{}, b.why
 }
 
 func TestABucketThatIsDownIsNotAnEmptyOne(t *testing.T) {
-	_, err := Open(t.Context(), "s3://releases", Options{Bucket: givenBucket(t, downBucket{})})
-	if !errors.Is(err, ErrUnavailable) {
-		t.Errorf("opened: %v", err)
+	for why, want := range map[error]error{objstore.ErrUnavailable: ErrUnavailable, objstore.ErrDenied: fs.ErrPermission} {
+		_, err := Open(t.Context(), "s3://releases", Options{Bucket: givenBucket(t, downBucket{why: why})})
+		if !errors.Is(err, want) || errors.Is(err, ErrNotFound) {
+			t.Errorf("opened: %v, want %v", err, want)
+		}
 	}
 	if _, err := Open(t.Context(), "s3://releases", Options{}); !errors.Is(err, ErrUnknown) {
 		t.Errorf("opened without a way to: %v", err)

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
-
 	"narfold/herder/publish"
 	"narfold/internal/narinfo"
 	"narfold/internal/storepath"
@@ -49,9 +47,11 @@ type cache struct {
 	opt   Options
 	items []wanted
 
-	mu    sync.Mutex // guards dir, and calls of opt.Refused while narinfos are read at once
+	mu    sync.Mutex // guards dir
 	dir   storepath.Dir
 	tally tally
+
+	refusing sync.Mutex // held while opt.Refused is called, since narinfos are read by several
 }
 
 // tally is how much there is, once that is known.
@@ -200,8 +200,8 @@ func (c *cache) leaveOut(ctx context.Context, item string, err error) error {
 	if errors.Is(err, ErrUnavailable) || errors.Is(err, errStopped) {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.refusing.Lock()
+	defer c.refusing.Unlock()
 	return c.opt.refuse(item, err)
 }
 
@@ -241,177 +241,4 @@ func (c *cache) judge(text []byte, h storepath.HashPart) (*narinfo.Narinfo, erro
 		return nil, fmt.Errorf("%w: %s is not in %s, the store of %s", ErrDamaged, n.StorePath, c.dir, c.tree)
 	}
 	return n, nil
-}
-
-// learner learns the references of items, to list them in their order.
-type learner struct {
-	c     *cache
-	shelf *shelf  // nil if narinfos are cheap to read again
-	place []int64 // on the shelf, by node
-
-	mu      sync.Mutex // guards all below while narinfos are read at once
-	graph   graph
-	listed  listed // of a cache that is listed whole; else
-	numbers numbers
-	bytes   int64
-}
-
-func (c *cache) newLearner() (*learner, error) {
-	l := &learner{c: c}
-	if !c.tree.traits().cheap {
-		s, err := newShelf(c.opt.Spool)
-		if err != nil {
-			return nil, err
-		}
-		l.shelf = s
-	}
-	return l, nil
-}
-
-func (l *learner) close() {
-	if l.shelf != nil {
-		l.shelf.close()
-	}
-}
-
-func (l *learner) part(id uint32) part {
-	if l.listed != nil {
-		return l.listed[id]
-	}
-	return l.numbers.parts[id]
-}
-
-// whole learns all that the cache has.
-func (l *learner) whole(ctx context.Context) error {
-	var parts []part
-	for h, err := range l.c.tree.hashParts(ctx) {
-		if err != nil {
-			return fmt.Errorf("list %s: %w", l.c.tree, err)
-		}
-		parts = append(parts, partOf(h))
-	}
-	l.listed = newListed(parts)
-	l.graph.grow(len(l.listed))
-	if l.shelf != nil {
-		l.place = make([]int64, len(l.listed))
-	}
-	return l.each(ctx, len(l.listed), func(ctx context.Context, i int) error {
-		n, err := l.learn(ctx, uint32(i), nil)
-		if err != nil {
-			return l.c.leaveOut(ctx, string(l.listed[i].hashPart()), err)
-		}
-		refs := make([]uint32, 0, len(n.References))
-		for _, r := range n.References {
-			if id, ok := l.listed.of(partOf(r.HashPart())); ok {
-				refs = append(refs, id)
-			}
-		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.graph.set(uint32(i), refs)
-		l.bytes += n.NarSize
-		return nil
-	})
-}
-
-// named learns the given items and, with Closure, what they reference, one step after another.
-func (l *learner) named(ctx context.Context, items []wanted) error {
-	asked := map[uint32]wanted{}
-	var step []uint32
-	for _, w := range items {
-		id, fresh := l.numbers.of(partOf(w.hash))
-		if fresh {
-			step = append(step, id)
-		}
-		asked[id] = w
-	}
-	for len(step) > 0 {
-		l.graph.grow(len(l.numbers.parts))
-		if l.shelf != nil {
-			l.place = append(l.place, make([]int64, len(l.numbers.parts)-len(l.place))...)
-		}
-		parts := l.numbers.parts // as they are now; those found below are appended
-		var next []uint32
-		err := l.each(ctx, len(step), func(ctx context.Context, i int) error {
-			id := step[i]
-			w, named := asked[id]
-			n, err := l.learn(ctx, id, &parts[id])
-			if err == nil && named {
-				err = w.check(n)
-			}
-			switch {
-			case errors.Is(err, ErrNotFound) && !named:
-				return nil // a reference that lies outside the source
-			case err != nil:
-				return l.c.leaveOut(ctx, w.orPart(parts[id]), err)
-			}
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			refs := make([]uint32, 0, len(n.References))
-			for _, r := range n.References {
-				ref, fresh := l.numbers.of(partOf(r.HashPart()))
-				if fresh && l.c.opt.Closure {
-					next = append(next, ref)
-				}
-				refs = append(refs, ref)
-			}
-			l.graph.set(id, refs)
-			l.bytes += n.NarSize
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		step = next
-	}
-	return nil
-}
-
-// each calls f for 0 to n-1, some at once.
-func (l *learner) each(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
-	g, ctx := errgroup.WithContext(ctx)
-	workers := l.c.tree.traits().workers
-	var at atomic.Int64
-	for range min(workers, n) {
-		g.Go(func() error {
-			for {
-				i := int(at.Add(1)) - 1
-				if i >= n {
-					return nil
-				}
-				if err := ctx.Err(); err != nil {
-					return context.Cause(ctx)
-				}
-				if err := f(ctx, i); err != nil {
-					return err
-				}
-			}
-		})
-	}
-	return g.Wait()
-}
-
-// learn reads the narinfo of a node and keeps it if reading it again is dear.
-func (l *learner) learn(ctx context.Context, id uint32, p *part) (*narinfo.Narinfo, error) {
-	if p == nil {
-		p = &l.listed[id]
-	}
-	n, err := l.c.fetch(ctx, p.hashPart())
-	if err != nil || l.shelf == nil {
-		return n, err
-	}
-	l.place[id], err = l.shelf.put(n.Raw)
-	return n, err
-}
-
-// again returns the narinfo that learn has read.
-func (l *learner) again(ctx context.Context, id uint32) (*narinfo.Narinfo, error) {
-	if l.shelf == nil {
-		return l.c.fetch(ctx, l.part(id).hashPart())
-	}
-	text, err := l.shelf.get(l.place[id])
-	if err != nil {
-		return nil, err
-	}
-	return narinfo.Parse(text)
 }

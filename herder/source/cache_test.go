@@ -231,13 +231,20 @@ func TestWhatIsWrongInACacheIsLeftOut(t *testing.T) {
 			dir := t.TempDir()
 			n.copyTo(dir, "compression=none", dev)
 			c.damage(dir)
-			var refused []string
-			listed := consume(t, open1(t, dir, Options{Refused: func(item string, err error) {
+			var (
+				refused []string
+				s       Source
+			)
+			s = open1(t, dir, Options{Refused: func(item string, err error) {
 				refused = append(refused, item)
+				if s.Dir() == "" { // asking from here must not wait for ever
+					t.Error("the store directory is not known")
+				}
 				if c.is != nil && !errors.Is(err, c.is) {
 					t.Errorf("refused by %v, want %v", err, c.is)
 				}
-			}}))
+			}})
+			listed := consume(t, s)
 			wantPaths(t, listed, []string{dep, app, dev})
 			if !slices.Equal(refused, []string{c.item}) {
 				t.Errorf("refused %v, want %s", refused, c.item)

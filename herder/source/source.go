@@ -78,7 +78,9 @@ type Options struct {
 	// is then nothing to tell a whole item from one that is still being built or copied: no daemon may be at work.
 	ScanReferences bool
 
-	// HTTP makes requests. Default: a client of this package's own, with timeouts and for few hosts.
+	// HTTP makes requests. Default: a client of this package's own, with timeouts and for few hosts. The narinfos and redirections
+	// of an HTTP cache may send it to any http(s) URL on any host, as they may send Guix and Nix; a client that is given here
+	// may refuse to go there. Caches in directories and buckets cannot.
 	HTTP *http.Client
 	// Bucket opens an s3:// source. The keys are below the location's prefix. Without it such a source is ErrUnknown.
 	Bucket func(ctx context.Context, at S3Location) (Bucket, error)

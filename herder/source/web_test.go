@@ -176,20 +176,20 @@ func TestANarThatIsCutIsContinuedWhereTheServerCan(t *testing.T) {
 	}
 	same := func(int) string { return `"one"` }
 	cases := map[string]struct {
-		file faultyFile
+		file *faultyFile
 		want error
 	}{
-		"with ranges":             {faultyFile{body: body, cutAfter: 100_000, ranges: true, etag: same}, nil},
-		"whole at once":           {faultyFile{body: body, cutAfter: 2 << 20}, nil},
-		"without ranges":          {faultyFile{body: body, cutAfter: 100_000}, ErrUnavailable},
-		"changed meanwhile":       {faultyFile{body: body, cutAfter: 100_000, ranges: true, etag: func(n int) string { return fmt.Sprintf(`"%d"`, n) }}, ErrUnavailable},
-		"continued elsewhere":     {faultyFile{body: body, cutAfter: 100_000, ranges: true, etag: same, lie: true}, ErrUnavailable},
-		"never beyond the start":  {faultyFile{body: body, cutAfter: 0, ranges: true, etag: same}, ErrUnavailable},
-		"cut in every other byte": {faultyFile{body: body[:60], cutAfter: 2, ranges: true, etag: same}, nil},
+		"with ranges":             {&faultyFile{body: body, cutAfter: 100_000, ranges: true, etag: same}, nil},
+		"whole at once":           {&faultyFile{body: body, cutAfter: 2 << 20}, nil},
+		"without ranges":          {&faultyFile{body: body, cutAfter: 100_000}, ErrUnavailable},
+		"changed meanwhile":       {&faultyFile{body: body, cutAfter: 100_000, ranges: true, etag: func(n int) string { return fmt.Sprintf(`"%d"`, n) }}, ErrUnavailable},
+		"continued elsewhere":     {&faultyFile{body: body, cutAfter: 100_000, ranges: true, etag: same, lie: true}, ErrUnavailable},
+		"never beyond the start":  {&faultyFile{body: body, cutAfter: 0, ranges: true, etag: same}, ErrUnavailable},
+		"cut in every other byte": {&faultyFile{body: body[:60], cutAfter: 2, ranges: true, etag: same}, nil},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			server := httptest.NewServer(&c.file)
+			server := httptest.NewServer(c.file)
 			defer server.Close()
 			w, _ := unhurried(t, server.URL)
 			open, err := w.nar(narinfo.File{URL: "nar/x"})

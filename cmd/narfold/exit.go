@@ -12,6 +12,7 @@ import (
 	"narfold/internal/compress"
 	"narfold/internal/nar"
 	"narfold/internal/objstore"
+	"narfold/internal/publishapi"
 )
 
 // exitCode is what the program tells its caller. As an error it is returned by a command that has said everything on standard
@@ -47,6 +48,7 @@ var exitCodes = []struct {
 	{exitUnavailable, []error{
 		context.DeadlineExceeded,
 		objstore.ErrUnavailable, objstore.ErrFull, catalog.ErrFull, source.ErrUnavailable,
+		publishapi.ErrUnavailable, publishapi.ErrFull,
 		syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM,
 		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ETIMEDOUT, syscall.EADDRINUSE,
 	}},

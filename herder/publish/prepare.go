@@ -49,13 +49,13 @@ func (t *task) discard(b *budget) {
 	t.spooled = 0
 }
 
-// prepare reads, verifies and compresses the nar of t into the spool. It returns an error only if publishing cannot go on; what is
-// wrong with this item is in t.err.
-func (p *Publisher) prepare(ctx context.Context, t *task, b *budget) error {
+// prepare reads, verifies and compresses the nar of t into the spool by way of item. It returns an error only if the run cannot go on;
+// what is wrong with this item is in t.err.
+func (s *Spooler) prepare(ctx context.Context, t *task, b *budget, item func(context.Context, *task) error) error {
 	if err := b.admit(ctx); err != nil {
 		return err
 	}
-	err := p.prepareItem(ctx, t)
+	err := item(ctx, t)
 	for _, f := range t.forms {
 		t.spooled += f.spooled.size
 	}
@@ -68,7 +68,7 @@ func (p *Publisher) prepare(ctx context.Context, t *task, b *budget) error {
 		return context.Cause(ctx)
 	case durable.IsFull(err):
 		t.discard(b)
-		return fmt.Errorf("spool %s in %s: %w", t.Narinfo.StorePath, p.Spool, err)
+		return fmt.Errorf("spool %s in %s: %w", t.Narinfo.StorePath, s.Dir, err)
 	case isFatal(err):
 		t.discard(b)
 		return err
@@ -93,6 +93,9 @@ func (p *Publisher) prepareItem(ctx context.Context, t *task) error {
 	if err := p.Keys.Check(n, !t.Sign); err != nil {
 		return err
 	}
+	if t.Sign && len(n.Sigs) == 0 && n.Signature == "" && n.CA == "" && !p.Keys.Signs(n.StorePath.Dir) {
+		return fmt.Errorf("%w: it has none, and there is no key here that signs items of %s", ErrSignature, n.StorePath.Dir)
+	}
 	if err := checkSignedURLs(t); err != nil {
 		return err
 	}
@@ -100,22 +103,28 @@ func (p *Publisher) prepareItem(ctx context.Context, t *task) error {
 	if done, err := p.already(ctx, t); err != nil || done {
 		return err
 	}
+	return p.spooler().spool(ctx, t)
+}
+
+// spool reads the nar of t and makes every form that is wanted of it.
+func (s *Spooler) spool(ctx context.Context, t *task) error {
+	t.narHash, t.narSize = t.Narinfo.NarHash, t.Narinfo.NarSize
 	if t.Dump != nil {
-		return p.prepareDump(ctx, t)
+		return s.prepareDump(ctx, t)
 	}
 	if len(t.Sources) == 0 {
 		return ErrNoSource
 	}
-	for _, s := range t.Sources {
-		if err := p.prepareSource(ctx, t, s); err != nil {
-			return fmt.Errorf("%s: %w", s.Compression, err)
+	for _, from := range t.Sources {
+		if err := s.prepareSource(ctx, t, from); err != nil {
+			return fmt.Errorf("%s: %w", from.Compression, err)
 		}
 	}
 	// Only what no source brought is compressed here. A form that may not be served has served its purpose then.
 	var made []form
-	if want := p.lacking(nil, t.forms); want != nil {
+	if want := s.lacking(nil, t.forms); want != nil {
 		var err error
-		if made, err = p.recompress(ctx, t, want); err != nil {
+		if made, err = s.recompress(ctx, t, want); err != nil {
 			return err
 		}
 	}
@@ -140,7 +149,7 @@ func (p *Publisher) already(ctx context.Context, t *task) (bool, error) {
 		t.narHash, t.narSize = it.NarHash, it.NarSize
 		fallthrough
 	case it.NarHash == t.narHash:
-		t.present = p.lacking(it.Files, nil) == nil
+		t.present = p.spooler().lacking(it.Files, nil) == nil
 		return t.present, nil
 	}
 	if t.narHash.IsZero() || t.Narinfo.FilesAreSigned() {
@@ -150,16 +159,16 @@ func (p *Publisher) already(ctx context.Context, t *task) (bool, error) {
 	if err != nil {
 		return false, fatal{err}
 	}
-	return len(fs) > 0 && p.lacking(fs, nil) == nil, nil
+	return len(fs) > 0 && p.spooler().lacking(fs, nil) == nil, nil
 }
 
 // lacking returns the wanted compressions that neither files nor forms have, or nil. A nar that has none of its own but a form kept
 // from its source lacks nothing unless Compressions asks for more.
-func (p *Publisher) lacking(files []catalog.File, forms []form) (want []compress.Method) {
-	if len(p.Compressions) == 0 && (len(files) > 0 || slices.ContainsFunc(forms, func(f form) bool { return !f.unfit })) {
+func (s *Spooler) lacking(files []catalog.File, forms []form) (want []compress.Method) {
+	if len(s.Compressions) == 0 && (len(files) > 0 || slices.ContainsFunc(forms, func(f form) bool { return !f.unfit })) {
 		return nil
 	}
-	for _, m := range p.compressions() {
+	for _, m := range s.compressions() {
 		if !slices.ContainsFunc(files, func(f catalog.File) bool { return f.Compression == m }) &&
 			!slices.ContainsFunc(forms, func(f form) bool { return f.compression == m && !f.unfit }) {
 			want = append(want, m)
@@ -169,19 +178,19 @@ func (p *Publisher) lacking(files []catalog.File, forms []form) (want []compress
 }
 
 // prepareSource reads one form from its source, and keeps it if it may be served as it is.
-func (p *Publisher) prepareSource(ctx context.Context, t *task, s Source) (err error) {
-	r, err := s.Open(ctx)
+func (s *Spooler) prepareSource(ctx context.Context, t *task, from Source) (err error) {
+	r, err := from.Open(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSource, err)
 	}
 	defer r.Close()
-	sp := newSpooled(p.Spool)
+	sp := newSpooled(s.Dir)
 	defer func() {
 		if sp != nil {
 			sp.remove()
 		}
 	}()
-	z, err := compress.NewReader(s.Compression, io.TeeReader(r, sp))
+	z, err := compress.NewReader(from.Compression, io.TeeReader(r, sp))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSource, err)
 	}
@@ -199,11 +208,11 @@ func (p *Publisher) prepareSource(ctx context.Context, t *task, s Source) (err e
 	if err := sp.finish(); err != nil {
 		return err
 	}
-	unfit := !s.Keep || !s.Compression.Writable() || z.Servable() != nil
+	unfit := !from.Keep || !from.Compression.Writable() || z.Servable() != nil
 	if unfit && len(t.forms) > 0 {
 		return nil // another form can be compressed again
 	}
-	t.forms = append(t.forms, form{compression: s.Compression, spooled: sp, verified: time.Now().UTC(), unfit: unfit})
+	t.forms = append(t.forms, form{compression: from.Compression, spooled: sp, verified: time.Now().UTC(), unfit: unfit})
 	sp = nil
 	return nil
 }
@@ -220,7 +229,7 @@ func (t *task) is(sum nar.Summary) error {
 }
 
 // recompress makes the wanted compressions out of a form that was spooled.
-func (p *Publisher) recompress(ctx context.Context, t *task, want []compress.Method) ([]form, error) {
+func (s *Spooler) recompress(ctx context.Context, t *task, want []compress.Method) ([]form, error) {
 	from := t.forms[0]
 	r, err := from.spooled.open()
 	if err != nil {
@@ -232,16 +241,16 @@ func (p *Publisher) recompress(ctx context.Context, t *task, want []compress.Met
 		return nil, err
 	}
 	defer z.Close()
-	return p.encode(want, func(w io.Writer) error {
+	return s.encode(want, func(w io.Writer) error {
 		_, err := io.CopyBuffer(w, contextReader{ctx, z}, make([]byte, 256<<10))
 		return err
 	})
 }
 
 // prepareDump compresses a nar that is made here, and learns its hash on the way.
-func (p *Publisher) prepareDump(ctx context.Context, t *task) error {
+func (s *Spooler) prepareDump(ctx context.Context, t *task) error {
 	hasher := nar.NewHasher()
-	made, err := p.encode(p.compressions(), func(w io.Writer) error {
+	made, err := s.encode(s.compressions(), func(w io.Writer) error {
 		if err := t.Dump(ctx, io.MultiWriter(hasher, w)); err != nil {
 			return fmt.Errorf("%w: %w", ErrSource, err)
 		}
@@ -259,7 +268,7 @@ func (p *Publisher) prepareDump(ctx context.Context, t *task) error {
 }
 
 // encode spools what write writes in each of the wanted compressions.
-func (p *Publisher) encode(want []compress.Method, write func(io.Writer) error) (made []form, err error) {
+func (s *Spooler) encode(want []compress.Method, write func(io.Writer) error) (made []form, err error) {
 	var (
 		encoders []io.WriteCloser
 		all      []io.Writer
@@ -276,9 +285,9 @@ func (p *Publisher) encode(want []compress.Method, write func(io.Writer) error) 
 		}
 	}()
 	for _, m := range want {
-		sp := newSpooled(p.Spool)
+		sp := newSpooled(s.Dir)
 		made = append(made, form{compression: m, spooled: sp})
-		e, err := p.Options.NewWriter(m, sp)
+		e, err := s.Options.NewWriter(m, sp)
 		if err != nil {
 			return made, fatal{err}
 		}

@@ -9,15 +9,10 @@ package publish
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"iter"
 	"log/slog"
-	"os"
-	"runtime"
 	"slices"
-
-	"golang.org/x/sync/errgroup"
 
 	"narfold/herder/keyring"
 	"narfold/internal/catalog"
@@ -111,77 +106,17 @@ type objects interface {
 	objstore.Writer
 }
 
-func (p *Publisher) workers() int {
-	if p.Workers > 0 {
-		return p.Workers
-	}
-	return runtime.GOMAXPROCS(0)
-}
-
-func (p *Publisher) compressions() []compress.Method {
-	if len(p.Compressions) > 0 {
-		return p.Compressions
-	}
-	return []compress.Method{compress.Zstd}
+func (p *Publisher) spooler() *Spooler {
+	return &Spooler{Dir: p.Spool, Compressions: p.Compressions, Options: p.Options, Workers: p.Workers}
 }
 
 // Run publishes what jobs yields, which must be references first, and reports each result, from one goroutine, in no particular
 // order. An error of one item is in its Result; Run fails only if it cannot go on: the context, the catalogue, the object store or
 // the spool. After such an error, run again: what was reported as published is, and the rest is taken up where it was left.
 func (p *Publisher) Run(ctx context.Context, jobs iter.Seq2[Job, error], report func(Result)) error {
-	if err := os.MkdirAll(p.Spool, 0o700); err != nil {
-		return fmt.Errorf("make spool: %w", err)
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	var (
-		queue  = make(chan *task, p.workers())
-		order  = make(chan *task, batchItems+p.workers()) // tasks in the order of jobs, for the committer
-		budget = newBudget(spoolBytes)
-	)
-	g.Go(func() error {
-		defer close(queue)
-		defer close(order)
-		for job, err := range jobs {
-			if err != nil {
-				return fmt.Errorf("list what to publish: %w", err)
-			}
-			t := &task{Job: job, done: make(chan struct{})}
-			for _, c := range []chan *task{order, queue} {
-				select {
-				case c <- t:
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				}
-			}
-		}
-		return nil
+	return p.spooler().run(ctx, jobs, p.prepareItem, func(ctx context.Context, order <-chan *task, b *budget) (*task, error) {
+		return p.commitAll(ctx, order, b, report)
 	})
-	for range p.workers() {
-		g.Go(func() error {
-			for t := range queue {
-				err := p.prepare(ctx, t, budget)
-				close(t.done)
-				if err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	var held *task
-	g.Go(func() (err error) {
-		held, err = p.commitAll(ctx, order, budget, report)
-		return err
-	})
-	err := g.Wait()
-	// What was prepared and not committed would leave its spool files behind.
-	if held != nil {
-		held.discard(budget)
-	}
-	for t := range order {
-		t.discard(budget)
-	}
-	return err
 }
 
 // One publishes a single item: what an HTTP upload needs.

@@ -30,18 +30,21 @@ const (
 
 // Errors that a client tells apart. Those of the server travel as the code of an Error.
 var (
-	ErrDenied      = errors.New("the herder denies it")          // 401, 403: another token
+	ErrDenied      = errors.New("the herder denies it")          // 401: another token
+	ErrScope       = fmt.Errorf("%w to this token", ErrDenied)   // 403: a token for publishing
 	ErrRefused     = errors.New("the herder refuses it")         // 4xx: sending the same again will not help
 	ErrReferences  = errors.New("references are not published")  // 409: publish them first
 	ErrDiffers     = errors.New("item is published differently") // 409: the first stays
 	ErrNoNar       = errors.New("the nar was not uploaded")      // 409: put it first
 	ErrUnavailable = errors.New("the herder is unavailable")     // 5xx, 429, no connection: try again
 	ErrFull        = errors.New("the herder has no room")        // 507: try again when there is
+	// ErrIncomplete says that the body broke off. It is an ErrUnavailable.
+	ErrIncomplete = fmt.Errorf("%w: the upload broke off", ErrUnavailable) // 408: put it again
 )
 
 // Error is the body of every answer that is not a success.
 type Error struct {
-	Code    string           `json:"code"` // one word for programs: denied, refused, references, differs, no-nar, full, unavailable
+	Code    string           `json:"code"` // one word for programs: scope, denied, refused, references, differs, no-nar, incomplete, full, unavailable
 	Message string           `json:"error"`
 	Missing []storepath.Base `json:"missing,omitempty"` // for references
 }
@@ -52,10 +55,12 @@ var codes = []struct {
 	err    error
 	status int
 }{
+	{"scope", ErrScope, http.StatusForbidden}, // before denied, which it is too
 	{"denied", ErrDenied, http.StatusUnauthorized},
 	{"references", ErrReferences, http.StatusConflict},
 	{"differs", ErrDiffers, http.StatusConflict},
 	{"no-nar", ErrNoNar, http.StatusConflict},
+	{"incomplete", ErrIncomplete, http.StatusRequestTimeout}, // before unavailable, which it is too
 	{"full", ErrFull, http.StatusInsufficientStorage},
 	{"unavailable", ErrUnavailable, http.StatusServiceUnavailable},
 	{"refused", ErrRefused, http.StatusBadRequest},

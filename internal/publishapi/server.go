@@ -19,7 +19,8 @@ import (
 // Backend is what the herder does with what is put. Its errors wrap those of this package; any other is an internal error, logged and
 // not told.
 type Backend interface {
-	// Authorize returns who holds the token, if it allows publishing, or ErrDenied.
+	// Authorize returns who holds the token, if it allows publishing. It fails with ErrDenied if the token is not good, and with
+	// ErrScope if it is good for something else.
 	Authorize(ctx context.Context, token string) (by string, err error)
 	// StageNar keeps a nar until its narinfo comes. It reads body to its end, checks that it has the hash, and keeps nothing else.
 	StageNar(ctx context.Context, name string, file digest.SHA256, body io.Reader, size int64) error
@@ -42,13 +43,9 @@ func Handler(b Backend, next http.Handler, log *slog.Logger) http.Handler {
 	mux.HandleFunc("PUT /{file}", s.with(s.putNarinfo))
 	mux.HandleFunc("POST /api/v1/missing", s.with(s.missing))
 	mux.HandleFunc("GET /nar/{name}", func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodHead && token(r) != "" {
-			if size, ok := b.Staged(r.Context(), r.PathValue("name")); ok {
-				w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
-				return
-			}
+		if r.Method != http.MethodHead || token(r) == "" || !s.staged(w, r) {
+			next.ServeHTTP(w, r)
 		}
-		next.ServeHTTP(w, r)
 	})
 	mux.Handle("GET /", next)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -65,7 +62,7 @@ type server struct {
 
 // token returns the token of a request, or "".
 func token(r *http.Request) string {
-	if t, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+	if scheme, t, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(t)
 	}
 	_, password, _ := r.BasicAuth()
@@ -101,8 +98,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, status int, err er
 	if errors.As(err, &missing) {
 		answer.Missing = missing.Missing
 	}
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		code = http.StatusRequestEntityTooLarge
 	}
 	switch {
@@ -151,6 +147,19 @@ func (s *server) putNar(w http.ResponseWriter, r *http.Request, by string) error
 	}
 	w.WriteHeader(http.StatusCreated)
 	return nil
+}
+
+// staged answers a publisher who asks for a nar that he or another has put, and reports whether there is one.
+func (s *server) staged(w http.ResponseWriter, r *http.Request) bool {
+	if _, err := s.backend.Authorize(r.Context(), token(r)); err != nil {
+		return false
+	}
+	size, ok := s.backend.Staged(r.Context(), r.PathValue("name"))
+	if ok {
+		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+		w.Header().Set("Cache-Control", "no-store") // it is gone when its narinfo comes
+	}
+	return ok
 }
 
 func (s *server) putLog(w http.ResponseWriter, r *http.Request, by string) error {

@@ -1,0 +1,192 @@
+package publish
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"narfold/internal/compress"
+	"narfold/internal/digest"
+	"narfold/internal/storepath"
+)
+
+// Spooler is the first half of publishing, for those who take nars elsewhere: it reads, verifies and compresses on all processors,
+// and hands out what lies in the spool. Its fields are those of Publisher.
+type Spooler struct {
+	Dir          string
+	Compressions []compress.Method
+	Options      compress.Options
+	Workers      int
+}
+
+// Spooled is an item whose nar is in the spool.
+type Spooled struct {
+	Job
+	NarHash digest.SHA256
+	NarSize int64
+	Forms   []Form // at least one, unless Err is set
+	// Err says why the nar could not be had; it concerns this item alone.
+	Err error
+
+	references []<-chan struct{} // each closed when the item was taken
+}
+
+// Form is one compressed form of a nar.
+type Form struct {
+	Compression compress.Method
+	Size        int64
+	SHA256      digest.SHA256
+	Open        func() (io.ReadCloser, error)
+}
+
+// AwaitReferences returns when take has returned for every earlier item that this one references.
+func (s *Spooled) AwaitReferences(ctx context.Context) error {
+	for _, taken := range s.references {
+		select {
+		case <-taken:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// Run calls take for each of jobs, which must be references first: it begins with them in that order, at most parallel of them at a
+// time. The forms are there until take returns. An error of take ends the run; so does one of the spool or the context.
+func (s *Spooler) Run(ctx context.Context, jobs iter.Seq2[Job, error], parallel int, take func(context.Context, *Spooled) error) error {
+	return s.run(ctx, jobs, s.spool, func(ctx context.Context, order <-chan *task, b *budget) (*task, error) {
+		return hand(ctx, order, b, parallel, take)
+	})
+}
+
+// hand hands tasks out in their order. With an error it returns the task that it had taken and not come to, if any.
+func hand(ctx context.Context, order <-chan *task, b *budget, parallel int, take func(context.Context, *Spooled) error) (*task, error) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	// Belongs to this goroutine. A channel that is closed stays until its number is remarkable, and is as good as none then.
+	underWay := make(map[storepath.Base]<-chan struct{})
+	for t := range order {
+		select {
+		case <-t.done:
+		case <-ctx.Done():
+			err := g.Wait()
+			if err == nil {
+				err = context.Cause(ctx)
+			}
+			return t, err
+		}
+		out := t.handOut()
+		for _, ref := range t.Narinfo.References {
+			if taken, ok := underWay[ref]; ok && ref != t.Narinfo.StorePath.Base {
+				out.references = append(out.references, taken)
+			}
+		}
+		if len(underWay) > 4*parallel+1000 {
+			forgetTaken(underWay)
+		}
+		taken := make(chan struct{})
+		underWay[t.Narinfo.StorePath.Base] = taken
+		g.Go(func() error {
+			defer close(taken)
+			defer t.discard(b)
+			return take(ctx, out)
+		})
+	}
+	return nil, g.Wait()
+}
+
+func forgetTaken(underWay map[storepath.Base]<-chan struct{}) {
+	for base, taken := range underWay {
+		select {
+		case <-taken:
+			delete(underWay, base)
+		default:
+		}
+	}
+}
+
+func (t *task) handOut() *Spooled {
+	s := &Spooled{Job: t.Job, NarHash: t.narHash, NarSize: t.narSize, Err: t.err}
+	for _, f := range t.forms {
+		s.Forms = append(s.Forms, Form{Compression: f.compression, Size: f.spooled.size, SHA256: f.spooled.sum(), Open: f.spooled.open})
+	}
+	return s
+}
+
+func (s *Spooler) workers() int {
+	if s.Workers > 0 {
+		return s.Workers
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+func (s *Spooler) compressions() []compress.Method {
+	if len(s.Compressions) > 0 {
+		return s.Compressions
+	}
+	return []compress.Method{compress.Zstd}
+}
+
+// run lets workers prepare what jobs yields, and finish take it in the order of jobs. With an error finish returns the task that
+// it had taken and not come to.
+func (s *Spooler) run(ctx context.Context, jobs iter.Seq2[Job, error], item func(context.Context, *task) error,
+	finish func(context.Context, <-chan *task, *budget) (*task, error)) error {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return fmt.Errorf("make spool: %w", err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	var (
+		queue  = make(chan *task, s.workers())
+		order  = make(chan *task, batchItems+s.workers()) // tasks in the order of jobs
+		budget = newBudget(spoolBytes)
+	)
+	g.Go(func() error {
+		defer close(queue)
+		defer close(order)
+		for job, err := range jobs {
+			if err != nil {
+				return fmt.Errorf("list what to publish: %w", err)
+			}
+			t := &task{Job: job, done: make(chan struct{})}
+			for _, c := range []chan *task{order, queue} {
+				select {
+				case c <- t:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+			}
+		}
+		return nil
+	})
+	for range s.workers() {
+		g.Go(func() error {
+			for t := range queue {
+				err := s.prepare(ctx, t, budget, item)
+				close(t.done)
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	var held *task
+	g.Go(func() (err error) {
+		held, err = finish(ctx, order, budget)
+		return err
+	})
+	err := g.Wait()
+	// What was prepared and not taken would leave its spool files behind.
+	if held != nil {
+		held.discard(budget)
+	}
+	for t := range order {
+		t.discard(budget)
+	}
+	return err
+}

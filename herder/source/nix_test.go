@@ -25,6 +25,7 @@ type nix struct {
 	t    testing.TB
 	root string
 	env  []string
+	said map[string]fact // what fact has asked already
 }
 
 func newNix(t testing.TB) *nix {
@@ -33,7 +34,7 @@ func newNix(t testing.TB) *nix {
 		t.Fatal("needs nix-store: install the Debian package nix-bin")
 	}
 	root := t.TempDir()
-	n := &nix{t: t, root: root}
+	n := &nix{t: t, root: root, said: map[string]fact{}}
 	for _, dir := range []string{"store", "var/nix", "var/log/nix", "etc", "home", "cache"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
@@ -117,7 +118,7 @@ func (n *nix) copyTo(dir, parameters string, paths ...string) {
 	n.run("nix", append([]string{"copy", "--to", "file://" + dir + "?" + parameters}, paths...)...)
 }
 
-// store is what the real programs say of every item: its hash, references and deriver.
+// fact is what the real programs say of an item: its hash, references and deriver.
 type fact struct {
 	hash       digest.SHA256
 	references string
@@ -126,6 +127,9 @@ type fact struct {
 
 func (n *nix) fact(path string) fact {
 	n.t.Helper()
+	if f, ok := n.said[path]; ok {
+		return f
+	}
 	h, err := digest.Parse(strings.TrimSpace(n.run("nix-store", "-q", "--hash", path)))
 	if err != nil {
 		n.t.Fatal(err)
@@ -139,7 +143,8 @@ func (n *nix) fact(path string) fact {
 	if deriver == "unknown-deriver" {
 		deriver = ""
 	}
-	return fact{h, strings.Join(refs, " "), deriver}
+	n.said[path] = fact{h, strings.Join(refs, " "), deriver}
+	return n.said[path]
 }
 
 func factOf(j publish.Job) fact {

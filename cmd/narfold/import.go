@@ -99,7 +99,7 @@ func (c *importCommand) Run(ctx context.Context, inv *invocation) (err error) {
 	begun := time.Now()
 	sources, err := source.OpenAll(ctx, c.Source, source.Options{
 		Items: c.Item, Closure: c.Closure, Derivations: c.Derivations, StorePaths: c.StorePaths,
-		Real: c.Real, Database: c.Database, ScanReferences: c.Scan,
+		Real: c.Real, State: os.Getenv("NIX_STATE_DIR"), Database: c.Database, ScanReferences: c.Scan,
 		Bucket: openBucket, Spool: p.Spool, Sign: c.Sign || secret, Log: inv.log,
 		Refused: func(item string, err error) { sum.refuse(item, err) },
 	})

@@ -29,7 +29,7 @@ func TestAFaultOfTheStoreNeverShows(t *testing.T) {
 		},
 	}
 	for name, open := range stores {
-		for seed := range uint64(12) {
+		for seed := range uint64(5) {
 			t.Run(fmt.Sprintf("%s, seed %d", name, seed), func(t *testing.T) {
 				t.Parallel()
 				f := newFarm(t)

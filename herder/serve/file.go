@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"narfold/internal/catalog"
@@ -78,8 +79,11 @@ func (s *Server) sendFile(w http.ResponseWriter, r *http.Request, p *prepared, s
 	}
 	defer z.Close()
 	h, body, err := nar.Open(z, "")
+	if errors.Is(err, nar.ErrNotFile) {
+		err = errors.Join(catalog.ErrNotFound, err)
+	}
 	if err != nil {
-		s.fail(w, r, fmt.Errorf("%s is not a flat file: %w", p.item.Path, errors.Join(catalog.ErrNotFound, err)))
+		s.fail(w, r, fmt.Errorf("open %s as a flat file: %w", p.item.Path, err))
 		return
 	}
 	head := w.Header()
@@ -87,7 +91,11 @@ func (s *Server) sendFile(w http.ResponseWriter, r *http.Request, p *prepared, s
 	head.Set("Cache-Control", maxAge(s.ttl()))
 	head.Set("ETag", `"`+sum.Base32()+`"`)
 	s.counters.files.Add(1)
-	// A slow client gets on with a range where it was cut: what comes before is expanded and dropped.
+	// A slow client gets on with a range where it was cut: what comes before is expanded and dropped. Several ranges would have to
+	// go back, and are answered with the whole, as HTTP allows.
+	if strings.Contains(r.Header.Get("Range"), ",") {
+		r.Header.Del("Range")
+	}
 	http.ServeContent(w, r, "", time.Time{}, &forward{r: body, size: h.Size})
 }
 

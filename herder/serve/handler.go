@@ -76,7 +76,7 @@ func (s *Server) nar(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, catalog.ErrNotFound)
 		return
 	}
-	if s.Presign != nil && followsRedirects(r) {
+	if s.Presign != nil && r.Method == http.MethodGet && followsRedirects(r) { // the bucket's URL is good for GET alone
 		s.redirect(w, r, n)
 		return
 	}
@@ -84,15 +84,15 @@ func (s *Server) nar(w http.ResponseWriter, r *http.Request) {
 	o := &object{ctx: r.Context(), store: s.Objects, key: n.Key, size: n.Size}
 	defer o.Close()
 	// Asked for before the header is written, so that an object that cannot be had is an answer and not a cut.
-	if err := o.open(); err != nil {
+	if err := o.find(r, s.Root != ""); err != nil {
 		s.fail(w, r, lost(n.Key, err))
 		return
 	}
 	for _, f := range narFields(n.etag, maxAge(s.ttl())) {
 		w.Header().Set(f.Name, f.Value)
 	}
-	if o.file() != nil {
-		http.ServeContent(w, r, "", time.Time{}, o.file())
+	if file := o.file(); file != nil {
+		http.ServeContent(w, r, "", time.Time{}, file)
 		return
 	}
 	http.ServeContent(w, r, "", time.Time{}, o)
@@ -132,35 +132,55 @@ type object struct {
 	key   objstore.Key
 	size  int64
 
-	at    int64
-	open_ *objstore.Object
-	from  int64 // where open_ stands
+	at     int64
+	opened *objstore.Object
+	from   int64 // where opened stands
 }
 
-func (o *object) open() error {
-	r := objstore.Range{Offset: o.at}
-	got, err := o.store.Get(o.ctx, o.key, r)
+// find makes sure that the object is there and as long as it should be. It opens a local one; one in a bucket only if all of it is
+// asked for, since the bucket would begin to send what nobody reads.
+func (o *object) find(r *http.Request, local bool) error {
+	h := r.Header
+	if local || r.Method == http.MethodGet && h.Get("Range") == "" && h.Get("If-None-Match") == "" && h.Get("If-Match") == "" {
+		return o.open()
+	}
+	info, err := o.store.Stat(o.ctx, o.key)
 	if err != nil {
 		return err
 	}
-	if got.Info.Size != o.size {
-		got.Close()
-		return fmt.Errorf("object %s has %d bytes, the catalogue says %d; run narfold check", o.key, got.Info.Size, o.size)
+	return o.check(info)
+}
+
+func (o *object) check(info objstore.Info) error {
+	if info.Size != o.size {
+		return fmt.Errorf("object %s has %d bytes, the catalogue says %d; run narfold check", o.key, info.Size, o.size)
 	}
-	o.open_, o.from = &got, o.at
+	return nil
+}
+
+func (o *object) open() error {
+	got, err := o.store.Get(o.ctx, o.key, objstore.Range{Offset: o.at})
+	if err != nil {
+		return err
+	}
+	if err := o.check(got.Info); err != nil {
+		got.Close()
+		return err
+	}
+	o.opened, o.from = &got, o.at
 	return nil
 }
 
 func (o *object) file() io.ReadSeeker {
-	if o.open_ == nil || o.open_.File == nil {
+	if o.opened == nil || o.opened.File == nil {
 		return nil
 	}
-	return o.open_.File
+	return o.opened.File
 }
 
 func (o *object) Close() {
-	if o.open_ != nil {
-		o.open_.Close()
+	if o.opened != nil {
+		o.opened.Close()
 	}
 }
 
@@ -182,72 +202,21 @@ func (o *object) Read(p []byte) (int, error) {
 	if o.at >= o.size {
 		return 0, io.EOF
 	}
-	if o.open_ == nil || o.from != o.at {
+	if o.opened == nil || o.from != o.at {
 		o.Close()
-		o.open_ = nil
+		o.opened = nil
 		if err := o.open(); err != nil {
 			return 0, err
 		}
 	}
-	n, err := o.open_.Read(p)
+	n, err := o.opened.Read(p)
 	o.at += int64(n)
 	o.from = o.at
 	return n, err
 }
 
-// log serves a build log as it was stored.
-func (s *Server) log(w http.ResponseWriter, r *http.Request) {
-	of, err := storepath.ParseBase(r.PathValue("of"))
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
-	k, err := s.Catalogue.Log(r.Context(), of)
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
-	o, err := s.Objects.Get(r.Context(), k, objstore.Range{})
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
-	defer o.Close()
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Cache-Control", maxAge(s.ttl()))
-	body, encoding, err := sniff(o)
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
-	if encoding == "" {
-		w.Header().Set("Content-Length", fmt.Sprint(o.Info.Size))
-	} else {
-		w.Header().Set("Content-Encoding", encoding)
-	}
-	if r.Method != http.MethodHead {
-		io.Copy(w, body)
-	}
-}
-
-// sniff tells by its first bytes how a log is compressed: gzip by Guix, bzip2 by Nix, or not at all.
-func sniff(r io.Reader) (io.Reader, string, error) {
-	head := make([]byte, 4)
-	n, err := io.ReadFull(r, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, "", err
-	}
-	head = head[:n]
-	body := io.MultiReader(strings.NewReader(string(head)), r)
-	switch {
-	case strings.HasPrefix(string(head), "\x1f\x8b"):
-		return body, "gzip", nil
-	case strings.HasPrefix(string(head), "BZh"):
-		return body, "application/x-bzip2", nil
-	}
-	return body, "", nil
-}
+// cacheInfoTTL bounds how long nix-cache-info may be kept, since the first import changes what it says.
+const cacheInfoTTL = time.Hour
 
 func (s *Server) nixCacheInfo(w http.ResponseWriter, r *http.Request) {
 	dir := s.StoreDir
@@ -260,7 +229,7 @@ func (s *Server) nixCacheInfo(w http.ResponseWriter, r *http.Request) {
 		dir = mainDir(sum.Dirs)
 	}
 	w.Header().Set("Content-Type", "text/x-nix-cache-info")
-	w.Header().Set("Cache-Control", maxAge(s.ttl()))
+	w.Header().Set("Cache-Control", maxAge(min(s.ttl(), cacheInfoTTL)))
 	fmt.Fprintf(w, "StoreDir: %s\nWantMassQuery: 1\nPriority: %d\n", dir, s.Priority)
 }
 

@@ -29,7 +29,8 @@ func (s *Server) landing(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	scheme := "http"
-	if r.TLS != nil {
+	// Whoever forges this field deceives only himself: the page is not kept by caches.
+	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
 		scheme = "https"
 	}
 	page := struct {
@@ -77,31 +78,41 @@ func size(n int64) string {
 	return fmt.Sprintf("%.1f %ciB", v, units[0])
 }
 
-// summaryCache keeps the counts, which are a walk over tables, for as long as nothing is published and a little longer.
+// summaryCache keeps the counts, which are a walk over whole tables: one at a time, and at most one in ten seconds, however much is
+// published and asked meanwhile. Only an empty catalogue is counted again as soon as it changes, since the first import decides
+// what clients are told of the store directory.
 type summaryCache struct {
-	mu   sync.Mutex
-	at   time.Time
-	last catalog.Counts
+	mu       sync.Mutex
+	at       time.Time // of last; zero if there is none
+	last     catalog.Counts
+	stale    bool // an empty catalogue that has changed
+	counting bool
 }
 
 func (c *summaryCache) get(ctx context.Context, from Catalogue) (catalog.Counts, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.at.IsZero() && time.Since(c.at) < 10*time.Second {
+	if !c.at.IsZero() && !c.stale && (c.counting || time.Since(c.at) < 10*time.Second) {
 		return c.last, nil
 	}
+	c.counting, c.stale = true, false
+	c.mu.Unlock()
 	sum, err := from.Counts(ctx)
+	c.mu.Lock()
+	c.counting = false
 	if err != nil {
+		c.at = time.Time{}
 		return catalog.Counts{}, err
 	}
 	c.last, c.at = sum, time.Now()
 	return sum, nil
 }
 
-func (c *summaryCache) clear() {
+// changed says that something was published or withdrawn.
+func (c *summaryCache) changed() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.at = time.Time{}
+	c.stale = c.stale || c.last.Items == 0
 }
 
 // counters count what was served since the start.

@@ -62,13 +62,12 @@ type Catalogue interface {
 // Server answers. Make it with New; Run keeps its caches true.
 type Server struct {
 	Config
-	prepared  *preparedCache
-	files     *httpfront.FileCache
-	notFound  []byte // the prepared head of a 404 for a narinfo
-	summary   summaryCache
-	mux       *http.ServeMux
-	counters  counters
-	cacheInfo func() []byte
+	prepared *preparedCache
+	files    *httpfront.FileCache
+	notFound []byte // the prepared head of a 404 for a narinfo
+	summary  summaryCache
+	mux      *http.ServeMux
+	counters counters
 }
 
 // New checks cfg and prepares what does not change.
@@ -114,10 +113,9 @@ func (s *Server) Run(ctx context.Context) error {
 			case err != nil && ctx.Err() == nil:
 				s.Log.Warn("catalogue cannot be watched", "error", err)
 			case err == nil && v != last:
-				if last != -1 {
-					s.prepared.clear()
-					s.summary.clear()
-				}
+				// Also the first time: what was prepared before may be older than this version.
+				s.prepared.clear()
+				s.summary.changed()
 				last = v
 			}
 			if now.Sub(trim) > time.Minute {

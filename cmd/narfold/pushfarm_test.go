@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -287,3 +289,42 @@ func digestOfFile(t *testing.T, name string) digest.SHA256 {
 	t.Helper()
 	return digest.Of(slurp(t, name))
 }
+
+// response is what a herder answered, whole.
+type response struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func get(t *testing.T, url string) response {
+	t.Helper()
+	return ask(t, http.MethodGet, url, "", nil)
+}
+
+// ask makes one request, with a token if there is one.
+func ask(t *testing.T, method, url, token string, body []byte, fields ...string) response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.SetBasicAuth("publisher", token)
+	}
+	for i := 0; i+1 < len(fields); i += 2 {
+		req.Header.Set(fields[i], fields[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response{resp.StatusCode, resp.Header, string(text)}
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -30,7 +30,7 @@ type Client struct {
 	// AllowPlain sends the token over plain HTTP also to other machines than this one. Everyone on the way can read it then, and
 	// whoever has read it may publish, so that this is for networks which encrypt underneath.
 	AllowPlain bool
-	// HTTP makes requests. Default: a client of this package's own, without a limit on how long an upload takes.
+	// HTTP makes requests, but follows no redirects. Default: a client without a limit on how long an upload takes.
 	HTTP *http.Client
 	// Patience is how long is tried again while nothing succeeds. Default: 5 minutes. Negative: never again.
 	Patience time.Duration
@@ -54,10 +54,13 @@ var ErrPlain = errors.New("plain http would show the token to everyone on the wa
 func (c *Client) prepare() error {
 	c.once.Do(func() {
 		c.root, c.invalid = c.check()
-		c.client = c.HTTP
-		if c.client == nil {
-			c.client = newHTTPClient()
+		c.client = &http.Client{Transport: newTransport()}
+		if c.HTTP != nil {
+			copied := *c.HTTP
+			c.client = &copied
 		}
+		// A redirected PUT may become a GET, and the token would go where nobody meant it to.
+		c.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	})
 	return c.invalid
 }
@@ -93,20 +96,14 @@ func loopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-func newHTTPClient() *http.Client {
+func newTransport() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost = 32
-	t.ForceAttemptHTTP2 = true
 	// A herder expands and may compress anew before it answers a narinfo: minutes for the largest nars.
 	t.ResponseHeaderTimeout = 20 * time.Minute
-	// It says no before the body is sent, and says nothing if it is something older in between: then the body goes after this.
+	// A herder says no before the body is sent. If something in between says nothing, the body goes after this.
 	t.ExpectContinueTimeout = 3 * time.Second
-	return &http.Client{Transport: t, CheckRedirect: noRedirect}
-}
-
-// noRedirect refuses: a redirected PUT may become a GET, and the token would go where nobody meant it to.
-func noRedirect(r *http.Request, _ []*http.Request) error {
-	return fmt.Errorf("%w: it redirects to %s; use that URL, if it is the herder's", ErrRefused, r.URL.Redacted())
+	return t
 }
 
 // request is one request, which may be made several times.

@@ -73,7 +73,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // unreachable tells why there is no answer. A certificate or a name that is wrong does not become right by trying again.
 func unreachable(ctx context.Context, err error) *attempt {
-	if ctx.Err() != nil || errors.Is(err, ErrRefused) {
+	if ctx.Err() != nil {
 		return &attempt{err: bare(err)}
 	}
 	var (
@@ -111,6 +111,9 @@ func answered(resp *http.Response, text []byte) *attempt {
 				a.err = c.err
 			}
 		}
+	}
+	if resp.StatusCode/100 == 3 {
+		message = fmt.Sprintf("it redirects to %.200q: use that URL, if it is the herder's", resp.Header.Get("Location"))
 	}
 	a.again = errors.Is(a.err, ErrUnavailable) || errors.Is(a.err, ErrFull)
 	// The message of a herder begins with the words of the error, or has them within; then they are not said twice.

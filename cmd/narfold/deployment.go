@@ -1,14 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-
-	"github.com/pelletier/go-toml/v2"
 
 	"narfold/herder/deployment"
 )
@@ -38,66 +34,17 @@ func (f deploymentFlags) load() (deployment.Config, error) {
 		cfg.State = abs
 	}
 	if err := cfg.Validate(); err != nil {
-		return deployment.Config{}, &configError{f.Config, err}
+		return deployment.Config{}, f.inConfig(err)
 	}
 	return cfg, nil
 }
 
-// configError is a mistake in a configuration file: usage, and no accident.
-type configError struct {
-	file string
-	error
-}
-
-func (e *configError) Error() string {
-	if e.file == "" {
-		return "configuration: " + e.error.Error()
+// inConfig says of an error about a value of the configuration where that was read.
+func (f deploymentFlags) inConfig(err error) error {
+	if errors.Is(err, errConfig) {
+		return &configError{f.Config, err}
 	}
-	return "configuration " + e.file + ": " + e.error.Error()
-}
-func (e *configError) Unwrap() error        { return e.error }
-func (e *configError) Is(target error) bool { return target == errConfig }
-
-// errConfig is wrapped by mistakes in a configuration file.
-var errConfig = errors.New("configuration")
-
-// readConfig decodes a file strictly: a key that is not known is a typing mistake, and is named.
-func readConfig(name string, into any) error {
-	text, err := os.ReadFile(name)
-	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
-	}
-	d := toml.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	err = d.Decode(into)
-	var strict *toml.StrictMissingError
-	var wrong *toml.DecodeError
-	switch {
-	case errors.As(err, &strict):
-		first := strict.Errors[0]
-		line, _ := first.Position()
-		return &configError{name, fmt.Errorf("line %d: %s: there is no such key", line, dotted(first.Key()))}
-	case errors.As(err, &wrong):
-		line, column := wrong.Position()
-		if key := dotted(wrong.Key()); key != "" {
-			return &configError{name, fmt.Errorf("line %d, column %d: %s: %w", line, column, key, err)}
-		}
-		return &configError{name, fmt.Errorf("line %d, column %d: %w", line, column, err)}
-	case err != nil:
-		return &configError{name, err}
-	}
-	return nil
-}
-
-func dotted(key toml.Key) string {
-	s := ""
-	for i, part := range key {
-		if i > 0 {
-			s += "."
-		}
-		s += part
-	}
-	return s
+	return err
 }
 
 // open opens the deployment that the flags name. Only a command that puts something into it makes one that is not there.
@@ -106,9 +53,21 @@ func (f deploymentFlags) open(ctx context.Context, inv *invocation, create bool)
 	if err != nil {
 		return nil, err
 	}
+	return f.openAs(ctx, inv, cfg, create)
+}
+
+// openAs opens the deployment of a configuration that comes of the flags.
+func (f deploymentFlags) openAs(ctx context.Context, inv *invocation, cfg deployment.Config, create bool) (*deployment.Deployment, error) {
 	d, err := deployment.Open(ctx, cfg, create, inv.log)
-	if errors.Is(err, deployment.ErrNoState) {
-		return nil, hint(err, "narfold import --state "+cfg.State+" SOURCE, which makes one")
+	if err != nil {
+		return nil, f.openError(cfg, err)
 	}
-	return d, err
+	return d, nil
+}
+
+func (f deploymentFlags) openError(cfg deployment.Config, err error) error {
+	if errors.Is(err, deployment.ErrNoState) {
+		return hint(err, "narfold import --state "+cfg.State+" SOURCE, which makes one")
+	}
+	return f.inConfig(err)
 }

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
+	"narfold/herder/deployment"
 	"narfold/internal/catalog"
 	"narfold/internal/durable"
 )
@@ -19,12 +22,31 @@ type tokenCommands struct {
 	Revoke tokenRevoke `cmd:"" help:"End a token."`
 }
 
+// tokenBook is where tokens are kept, open.
+type tokenBook interface {
+	catalog.Tokens
+	io.Closer
+}
+
+// openTokens opens the catalogue of a deployment and nothing else of it, so that a token can be revoked while a bucket is away.
+func (f deploymentFlags) openTokens(ctx context.Context, create bool) (tokenBook, deployment.Config, error) {
+	cfg, err := f.load()
+	if err != nil {
+		return nil, cfg, err
+	}
+	tokens, err := deployment.OpenCatalogue(ctx, cfg, create)
+	if err != nil {
+		return nil, cfg, f.openError(cfg, err)
+	}
+	return tokens, cfg, nil
+}
+
 type tokenCreate struct {
 	deploymentFlags
-	Scope   []string      `required:"" placeholder:"SCOPE" help:"What it allows: publish, mirror, read or admin. May be given several times."`
-	Name    string        `placeholder:"NAME" help:"Who it is for. Default: the scopes and the date."`
-	Expires time.Duration `placeholder:"DURATION" help:"How long it is good, such as 720h. Default: until it is revoked."`
-	Out     string        `placeholder:"FILE" help:"Write the token to this new file, readable by you alone, instead of printing it."`
+	Scope   []string            `required:"" placeholder:"SCOPE" help:"What it allows: publish, mirror, read or admin. May be given several times."`
+	Name    string              `placeholder:"NAME" help:"Who it is for. Default: the scopes and the date."`
+	Expires deployment.Duration `placeholder:"DURATION" help:"How long it is good, such as 30d. Default: until it is revoked."`
+	Out     string              `placeholder:"FILE" help:"Write the token to this new file, readable by you alone, instead of printing it."`
 }
 
 // Help is shown by --help.
@@ -34,11 +56,11 @@ func (tokenCreate) Help() string {
 
 Examples:
   narfold token create --state /var/lib/narfold --scope publish --name ci
-  narfold token create --state /var/lib/narfold --scope publish --expires 720h --out ci.token`
+  narfold token create --state /var/lib/narfold --scope publish --expires 30d --out ci.token`
 }
 
 // Run makes the token.
-func (c *tokenCreate) Run(ctx context.Context, inv *invocation) error {
+func (c *tokenCreate) Run(ctx context.Context, inv *invocation) (err error) {
 	now := time.Now().UTC()
 	t := catalog.Token{Name: c.Name, Created: now}
 	for _, s := range c.Scope {
@@ -48,28 +70,32 @@ func (c *tokenCreate) Run(ctx context.Context, inv *invocation) error {
 		}
 		t.Scopes = append(t.Scopes, scope)
 	}
-	if c.Expires < 0 {
-		return usagef("--expires: %v is in the past", c.Expires)
-	}
 	if c.Expires > 0 {
-		t.Expires = now.Add(c.Expires)
+		t.Expires = now.Add(time.Duration(c.Expires))
 	}
 	if t.Name == "" {
 		t.Name = strings.Join(c.Scope, "+") + "-" + now.Format("20060102-150405")
 	}
-	d, err := c.open(ctx, inv, true)
+	if strings.ContainsFunc(t.Name, unicode.IsControl) {
+		return usagef("--name: %q has a control character", t.Name)
+	}
+	tokens, _, err := c.openTokens(ctx, true)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer func() { err = errors.Join(err, tokens.Close()) }()
 	text := catalog.NewTokenText()
-	if err := d.Catalogue.AddToken(ctx, t, catalog.HashToken(text)); err != nil {
-		return err
-	}
+	// Kept before it is good, so that no right is given that nobody holds.
 	if c.Out != "" {
 		if err := durable.CreateFile(c.Out, []byte(text+"\n"), 0o600); err != nil {
 			return fmt.Errorf("keep token: %w", err)
 		}
+	}
+	if err := tokens.AddToken(ctx, t, catalog.HashToken(text)); err != nil {
+		if c.Out != "" {
+			err = errors.Join(err, durable.Remove(c.Out))
+		}
+		return err
 	}
 	answer := struct {
 		catalog.Token
@@ -101,15 +127,18 @@ Examples:
 }
 
 // Run lists them.
-func (c *tokenList) Run(ctx context.Context, inv *invocation) error {
-	d, err := c.open(ctx, inv, false)
+func (c *tokenList) Run(ctx context.Context, inv *invocation) (err error) {
+	from, _, err := c.openTokens(ctx, false)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	tokens, err := d.Catalogue.ListTokens(ctx)
+	defer func() { err = errors.Join(err, from.Close()) }()
+	tokens, err := from.ListTokens(ctx)
 	if err != nil {
 		return err
+	}
+	if tokens == nil {
+		tokens = []catalog.Token{} // [] in JSON, and not null
 	}
 	return inv.answer(tokens, func(w io.Writer) {
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -151,14 +180,14 @@ Examples:
 }
 
 // Run ends it.
-func (c *tokenRevoke) Run(ctx context.Context, inv *invocation) error {
-	d, err := c.open(ctx, inv, false)
+func (c *tokenRevoke) Run(ctx context.Context, inv *invocation) (err error) {
+	tokens, cfg, err := c.openTokens(ctx, false)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	if err := d.Catalogue.RevokeToken(ctx, c.Name, time.Now()); err != nil {
-		return hint(err, "narfold token list --state "+d.Config.State)
+	defer func() { err = errors.Join(err, tokens.Close()) }()
+	if err := tokens.RevokeToken(ctx, c.Name, time.Now()); err != nil {
+		return hint(err, "narfold token list --state "+cfg.State)
 	}
 	return inv.answer(map[string]string{"revoked": c.Name}, func(w io.Writer) { fmt.Fprintf(w, "token %q is revoked\n", c.Name) })
 }

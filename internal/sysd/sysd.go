@@ -8,6 +8,9 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // firstSocket is the number of the first file descriptor that is handed over.
@@ -49,22 +52,35 @@ func fromFiles(first, n int) (listeners []net.Listener, err error) {
 	return listeners, nil
 }
 
-// Notify tells the service manager something, such as "READY=1" or "STOPPING=1".
+// patience is how long a service manager may take to accept what it is told. It is on this machine, and reads at once or is stuck.
+const patience = 5 * time.Second
+
+// Notify tells the service manager something, such as "READY=1" or "STOPPING=1", in one datagram.
 func Notify(state ...string) error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return nil
-	}
-	if strings.HasPrefix(path, "@") {
-		path = "\x00" + path[1:]
 	}
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		return fmt.Errorf("notify the service manager: %w", err)
 	}
 	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return fmt.Errorf("notify the service manager: %w", err)
+	}
 	if _, err := conn.Write([]byte(strings.Join(state, "\n"))); err != nil {
 		return fmt.Errorf("notify the service manager: %w", err)
 	}
 	return nil
+}
+
+// Reloading tells the service manager that the configuration is being read again; Notify("READY=1") ends that. The time that goes with
+// it is what a service of Type=notify-reload owes, and harmless for others. (Source: sd_notify(3), "RELOADING=1".)
+func Reloading() error {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return fmt.Errorf("notify the service manager: read the clock: %w", err)
+	}
+	return Notify("RELOADING=1", "MONOTONIC_USEC="+strconv.FormatInt(now.Nano()/1000, 10))
 }

@@ -295,6 +295,12 @@ func (s *Spooler) encode(want []compress.Method, write func(io.Writer) error) (m
 		all = append(all, e)
 	}
 	err = write(io.MultiWriter(all...))
+	// Some encoders write from goroutines of their own: only when they are closed can it be told what came of it.
+	for i, e := range encoders {
+		if closeErr := e.Close(); err == nil && closeErr != nil {
+			err = fmt.Errorf("compress by %s: %w", made[i].compression, closeErr)
+		}
+	}
 	for _, f := range made {
 		if f.spooled.err != nil {
 			return made, fatal{f.spooled.err}
@@ -303,10 +309,7 @@ func (s *Spooler) encode(want []compress.Method, write func(io.Writer) error) (m
 	if err != nil {
 		return made, err
 	}
-	for i, e := range encoders {
-		if err := e.Close(); err != nil {
-			return made, fmt.Errorf("compress by %s: %w", made[i].compression, err)
-		}
+	for i := range made {
 		if err := made[i].spooled.finish(); err != nil {
 			return made, err
 		}

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -68,17 +69,12 @@ func (s *Spooler) Run(ctx context.Context, jobs iter.Seq2[Job, error], parallel 
 func hand(ctx context.Context, order <-chan *task, b *budget, parallel int, take func(context.Context, *Spooled) error) (*task, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
-	// Belongs to this goroutine. A channel that is closed stays until its number is remarkable, and is as good as none then.
+	// Belongs to this goroutine. What is taken is forgotten when there are many: a closed channel is as good as none.
 	underWay := make(map[storepath.Base]<-chan struct{})
-	for t := range order {
-		select {
-		case <-t.done:
-		case <-ctx.Done():
-			err := g.Wait()
-			if err == nil {
-				err = context.Cause(ctx)
-			}
-			return t, err
+	for {
+		t, err := nextReady(ctx, order)
+		if err != nil || t == nil {
+			return t, cmp.Or(g.Wait(), err) // why the context ended comes first
 		}
 		out := t.handOut()
 		for _, ref := range t.Narinfo.References {
@@ -97,7 +93,24 @@ func hand(ctx context.Context, order <-chan *task, b *budget, parallel int, take
 			return take(ctx, out)
 		})
 	}
-	return nil, g.Wait()
+}
+
+// nextReady returns the next task when it is prepared, or nil after the last. With an error too the task may be one to be discarded.
+func nextReady(ctx context.Context, order <-chan *task) (t *task, err error) {
+	select {
+	case t = <-order:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if t == nil {
+		return nil, nil
+	}
+	select {
+	case <-t.done:
+		return t, nil
+	case <-ctx.Done():
+		return t, context.Cause(ctx)
+	}
 }
 
 func forgetTaken(underWay map[storepath.Base]<-chan struct{}) {

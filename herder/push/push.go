@@ -3,6 +3,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,15 +53,23 @@ func (p *Pusher) Run(ctx context.Context, jobs iter.Seq2[publish.Job, error], re
 		defer r.telling.Unlock()
 		report(res)
 	}
-	return p.Spooler.Run(ctx, r.lacking(ctx, jobs), cmpOr(p.Parallel, 8), r.send)
+	// What sends may fail while the lister waits for an answer that would take long: it is told.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	err := p.Spooler.Run(ctx, r.lacking(ctx, jobs), cmp.Or(p.Parallel, defaultParallel), func(ctx context.Context, s *publish.Spooled) error {
+		err := r.send(ctx, s)
+		if err != nil {
+			cancel(err)
+		}
+		return err
+	})
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
-func cmpOr(n, otherwise int) int {
-	if n > 0 {
-		return n
-	}
-	return otherwise
-}
+const defaultParallel = 8
 
 // standing is what is known of an item at the herder.
 type standing byte

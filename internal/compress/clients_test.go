@@ -46,7 +46,7 @@ func TestProgramsAndGuixReadWhatIsWritten(t *testing.T) {
 	}
 	save("read.scm", []byte(guileReader))
 	samples := map[string][]byte{
-		"a byte": {'x'}, "noise": noise(300_000), "zeros": make([]byte, 5<<20), "prose": prose(1 << 20),
+		"a byte": {'x'}, "noise": noise(300_000), "prose": prose(1 << 19),
 	}
 	for _, m := range writable {
 		for oname, o := range map[string]Options{
@@ -92,7 +92,7 @@ func TestProgramsAndGuixReadWhatIsWritten(t *testing.T) {
 }
 
 func TestNoGoroutineOutlivesItsOwner(t *testing.T) {
-	data := long()
+	data := noise(400_000)
 	packed := damaged(t, data[:100_000])
 	before := runtime.NumGoroutine()
 	for m, p := range packed {

@@ -34,7 +34,7 @@ func typed(err error) bool {
 }
 
 func TestFlippedBitIsFoundOrHarmless(t *testing.T) {
-	data := prose(6000)
+	data := prose(4000)
 	for m, packed := range damaged(t, data) {
 		if m == Brotli {
 			continue // the format has no check
@@ -64,7 +64,7 @@ func TestFlippedBitIsFoundOrHarmless(t *testing.T) {
 }
 
 func TestTruncationIsFoundAtEveryOffset(t *testing.T) {
-	data := prose(6000)
+	data := prose(4000)
 	for m, packed := range damaged(t, data) {
 		t.Run(string(m), func(t *testing.T) {
 			t.Parallel()
@@ -85,7 +85,7 @@ func TestTruncationIsFoundAtEveryOffset(t *testing.T) {
 }
 
 func TestBytesAfterTheEndAreFound(t *testing.T) {
-	data := prose(6000)
+	data := prose(4000)
 	for m, packed := range damaged(t, data) {
 		for name, tail := range map[string][]byte{"a zero": {0}, "zeros": make([]byte, 4099), "noise": noise(70_000), "a letter": {'L'}, "newline": {'\n'}} {
 			t.Run(string(m)+" "+name, func(t *testing.T) {
@@ -173,10 +173,10 @@ func TestPooledDecodersForget(t *testing.T) {
 }
 
 func TestWriterStopsAtAnErrorOfItsOutput(t *testing.T) {
-	data := long()
+	data := noise(400_000)
 	for _, m := range writable {
 		for _, o := range []Options{{Level: Fastest}, {Level: Fastest, Frames: true, Programs: true}} {
-			for _, room := range []int64{0, 1, 5000, 200_000} {
+			for _, room := range []int64{0, 1, 200_000} {
 				t.Run(string(m)+" "+strconv.FormatInt(room, 10), func(t *testing.T) {
 					out := &full{room: room}
 					w, err := o.NewWriter(m, out)
@@ -200,11 +200,49 @@ func TestWriterStopsAtAnErrorOfItsOutput(t *testing.T) {
 	}
 }
 
+func TestPiecesAreWrittenInOrderUntilAnError(t *testing.T) {
+	data := noise(10_500)
+	hold := func(dst *bytes.Buffer, piece []byte) error {
+		_, err := dst.Write(piece)
+		return err
+	}
+	for _, workers := range []int{1, 2, 7, 50} {
+		for _, step := range []int{1, 999, 1000, 1001, len(data)} {
+			for _, room := range []int64{0, 999, 5500, int64(len(data))} {
+				out := &full{room: room}
+				w := &writer{method: Lzip, out: &sink{w: out}}
+				w.enc = newPieces(w.out, 1000, workers, hold)
+				var werr error
+				for p := data; len(p) > 0 && werr == nil; p = p[min(step, len(p)):] {
+					_, werr = w.Write(p[:min(step, len(p))])
+				}
+				cerr := w.Close()
+				if room < int64(len(data)) {
+					if !errors.Is(cerr, errFull) || out.after > 0 {
+						t.Errorf("%d workers, step %d, room %d: error %v, %d writes after it", workers, step, room, cerr, out.after)
+					}
+				} else if werr != nil || cerr != nil || !bytes.Equal(out.got, data) {
+					t.Errorf("%d workers, step %d: %v, %v, %d bytes", workers, step, werr, cerr, len(out.got))
+				}
+			}
+		}
+	}
+	broken := errors.New("encoder is broken")
+	p := newPieces(io.Discard, 10, 2, func(*bytes.Buffer, []byte) error { return broken })
+	if _, err := p.Write(data); err != broken {
+		t.Errorf("Write: %v", err)
+	}
+	if err := p.Close(); err != broken {
+		t.Errorf("Close: %v", err)
+	}
+}
+
 var errFull = errors.New("disk is full")
 
 // full takes room bytes.
 type full struct {
 	room   int64
+	got    []byte
 	failed bool
 	after  int
 }
@@ -218,5 +256,6 @@ func (f *full) Write(p []byte) (int, error) {
 		return int(f.room), errFull
 	}
 	f.room -= int64(len(p))
+	f.got = append(f.got, p...)
 	return len(p), nil
 }

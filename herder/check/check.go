@@ -61,6 +61,7 @@ type Config struct {
 type Catalogue interface {
 	catalog.Accounts
 	Items(ctx context.Context, after int64) iter.Seq2[catalog.Item, error]
+	Item(ctx context.Context, h storepath.HashPart) (catalog.Item, error)
 	Missing(ctx context.Context, hs []storepath.HashPart) ([]storepath.HashPart, error)
 	RecordVerified(ctx context.Context, keys []objstore.Key, at time.Time) error
 	// Reserve is asked only for RemoveUnknown.

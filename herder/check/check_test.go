@@ -112,8 +112,8 @@ func TestDamageOfANarThatItemsShareNamesThemAll(t *testing.T) {
 	f := newFarm(t, mem.New())
 	f.publish(t, item(t, "one", "same"), item(t, "two", "same"), item(t, "user", "u", "one", "two"))
 	r := run(t, f.config())
-	if wantTold(t, r); r.Files != 2 {
-		t.Fatalf("%d files of 3 items", r.Files)
+	if wantTold(t, r); r.Files != 2 || r.Expanded != 2 {
+		t.Fatalf("%d files of 3 items, %d expanded", r.Files, r.Expanded)
 	}
 	for k := range map[string]bool{"one": true, "two": true} {
 		if _, err := f.store.Stat(t.Context(), key(k)); err == nil {

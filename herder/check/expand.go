@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,8 +48,11 @@ func (c *checker) expandAll(ctx context.Context) (err error) {
 				return err
 			}
 			for _, f := range it.Files {
-				// Items may share a nar; then it was just verified for another.
-				if !f.Verified.Before(c.begun) || c.Sample < 1 && rand.Float64() >= c.Sample || e.told(f.Key) {
+				switch other, err := e.another(gctx, it, f); {
+				case err != nil:
+					return err
+				// What was verified since the check began came meanwhile.
+				case other, !f.Verified.Before(c.begun), c.Sample < 1 && rand.Float64() >= c.Sample, e.told(f.Key):
 					continue
 				}
 				select {
@@ -120,6 +124,20 @@ func (e *expander) check(ctx context.Context, it catalog.Item, f catalog.File) e
 		e.damaged(f, Unreadable, problem.Error())
 	}
 	return nil
+}
+
+// another reports whether a file is expanded for another item: items may share a nar, and its key has the name of the one that
+// brought it.
+func (e *expander) another(ctx context.Context, it catalog.Item, f catalog.File) (bool, error) {
+	_, base, _, err := catalog.ParseNarKey(f.Key)
+	if err != nil || base == it.Path.Base {
+		return false, nil
+	}
+	owner, err := e.Catalogue.Item(ctx, base.HashPart())
+	if errors.Is(err, catalog.ErrNotFound) {
+		return false, nil
+	}
+	return slices.ContainsFunc(owner.Files, func(g catalog.File) bool { return g.Key == f.Key }), err
 }
 
 // told reports whether a finding about the key's object was kept.

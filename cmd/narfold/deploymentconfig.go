@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -23,10 +27,17 @@ type configError struct {
 }
 
 func (e *configError) Error() string {
-	if e.file == "" {
-		return "configuration: " + e.error.Error()
+	about := "configuration"
+	if e.file != "" {
+		about += " " + e.file
 	}
-	return "configuration " + e.file + ": " + e.error.Error()
+	// Keys and values of the file are quoted in it, with whatever characters they have.
+	return about + ": " + strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, e.error.Error())
 }
 func (e *configError) Unwrap() error        { return e.error }
 func (e *configError) Is(target error) bool { return target == errConfig }
@@ -37,25 +48,67 @@ func readConfig(name string, into any) error {
 	if err != nil {
 		return &configError{name, fmt.Errorf("read: %w", err)}
 	}
+	if err := decodeConfig(text, into); err != nil {
+		return &configError{name, err}
+	}
+	return nil
+}
+
+// decodeConfig decodes the text of a file into a pointer to a struct.
+func decodeConfig(text []byte, into any) error {
+	var values map[string]any
+	if toml.Unmarshal(text, &values) == nil { // what is no TOML is told below
+		if err := checkValues("", values, reflect.TypeOf(into).Elem()); err != nil {
+			return err
+		}
+	}
 	d := toml.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
-	err = d.Decode(into)
+	err := d.Decode(into)
 	var strict *toml.StrictMissingError
 	var wrong *toml.DecodeError
 	switch {
 	case errors.As(err, &strict):
 		first := strict.Errors[0]
 		line, _ := first.Position()
-		return &configError{name, fmt.Errorf("line %d: %s: there is no such key", line, strings.Join(first.Key(), "."))}
+		return fmt.Errorf("line %d: %s: there is no such key", line, strings.Join(first.Key(), "."))
 	case errors.As(err, &wrong):
 		line, column := wrong.Position()
 		where := fmt.Sprintf("line %d, column %d: ", line, column)
 		if key := strings.Join(wrong.Key(), "."); key != "" {
 			where += key + ": "
 		}
-		return &configError{name, errors.New(where + plainly(wrong))}
-	case err != nil:
-		return &configError{name, err}
+		return errors.New(where + plainly(wrong))
+	}
+	return err
+}
+
+// checkValues finds what the decoder would take and the operator did not mean: a key in other letters, a number as a length of time,
+// which would be nanoseconds. It also names the keys of values that the decoder hands to types that read texts, where it does not.
+func checkValues(prefix string, values map[string]any, table reflect.Type) error {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		for f := range table.Fields() {
+			tag, value := f.Tag.Get("toml"), values[name]
+			switch {
+			case !strings.EqualFold(tag, name):
+				continue
+			case tag != name:
+				return fmt.Errorf("%s%s: there is no such key; is %s meant?", prefix, name, tag)
+			}
+			within, isTable := value.(map[string]any)
+			_, isText := value.(string)
+			_, isNumber := value.(int64)
+			switch {
+			case isTable && f.Type.Kind() == reflect.Struct:
+				if err := checkValues(prefix+tag+".", within, f.Type); err != nil {
+					return err
+				}
+			case f.Type == reflect.TypeFor[deployment.Duration]() && !isText:
+				return fmt.Errorf(`%s%s: is %v: want a length of time in quotes, such as "36h"`, prefix, tag, value)
+			case f.Type == reflect.TypeFor[deployment.Size]() && !isText && !isNumber:
+				return fmt.Errorf(`%s%s: is %v: want a size in quotes, such as "1GiB"`, prefix, tag, value)
+			}
+		}
 	}
 	return nil
 }
@@ -78,10 +131,6 @@ func plainly(e *toml.DecodeError) string {
 		want = "want a number"
 	case kind == "bool":
 		want = "want true or false"
-	case kind == "deployment.Duration":
-		want = "want a length of time in quotes, such as \"36h\""
-	case kind == "deployment.Size":
-		want = "want a size in quotes, such as \"1GiB\""
 	case kind == "deployment.Objects", kind == "deployment.Keys", kind == "deployment.Serve", kind == "deployment.Publish", kind == "deployment.TLS":
 		want = "want a table"
 	}

@@ -37,6 +37,23 @@ type Deployment struct {
 // ErrNoState says that a state directory is not one; a command that only looks does not make it.
 var ErrNoState = errors.New("no deployment here")
 
+// ErrElsewhere says that a configuration names another object store than the one that the catalogue was filled for.
+var ErrElsewhere = errors.New("the objects of this deployment are elsewhere")
+
+// where says where the objects are, the same for the same place. A folder within the state folder moves with it.
+func (o *Objects) where(state string) string {
+	if o.Endpoint != "" {
+		return "bucket " + strings.TrimRight(o.Endpoint, "/") + "/" + o.Bucket + "/" + o.Prefix
+	}
+	if o.Directory == "" {
+		return "folder objects of the state folder"
+	}
+	if within, err := filepath.Rel(state, o.Directory); err == nil && filepath.IsLocal(within) {
+		return "folder " + within + " of the state folder"
+	}
+	return "folder " + filepath.Clean(o.Directory)
+}
+
 // Open opens the deployment, making what is missing in its state folder if create is set. A bucket is probed first, and refused if
 // it does not do what publication depends on. Errors about a value of the configuration, or about a file that it names, are ErrConfig.
 func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *Deployment, err error) {
@@ -60,15 +77,23 @@ func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *De
 		return d, err
 	}
 	d.close = append(d.close, d.spool.Close)
-	if err := d.openObjects(ctx); err != nil {
-		return d, err
-	}
 	c, err := sqlite.Open(ctx, database(cfg.State))
 	if err != nil {
 		return d, err
 	}
 	d.Catalogue = c
 	d.close = append(d.close, c.Close)
+	where := cfg.Objects.where(cfg.State)
+	recorded, err := c.ObjectsAt(ctx, where)
+	if err != nil {
+		return d, err
+	}
+	if recorded != where {
+		return d, fmt.Errorf("%w: what is published here lies in the %s, and the configuration names the %s", ErrElsewhere, recorded, where)
+	}
+	if err := d.openObjects(ctx); err != nil {
+		return d, err
+	}
 	if d.Keys, err = d.loadKeys(); err != nil {
 		return d, err
 	}

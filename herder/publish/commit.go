@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -18,12 +19,15 @@ const (
 	// each, few enough that an interruption repeats little.
 	batchItems = 256
 	batchBytes = 256 << 20
+	// linger is how long a batch that is ready waits for the nar after it, which is under way: small nars are ready within less, and
+	// each batch costs three flushes, which take as long as some dozens of small nars.
+	linger = 200 * time.Millisecond
 	// puts is how many objects are put at once: a bucket's answer takes tens of milliseconds.
 	puts = 16
 )
 
-// commitAll takes tasks in their order, as many at a time as are ready, and publishes them. With an error it returns the task that it
-// had taken and not come to, if any.
+// commitAll takes tasks in their order, as many at a time as are ready, or soon will be, and publishes them. With an error it returns
+// the task that it had taken and not come to, if any.
 func (p *Publisher) commitAll(ctx context.Context, order <-chan *task, b *budget, report func(Result)) (next *task, err error) {
 	for {
 		batch := make([]*task, 0, batchItems)
@@ -40,8 +44,9 @@ func (p *Publisher) commitAll(ctx context.Context, order <-chan *task, b *budget
 		case <-ctx.Done():
 			return next, context.Cause(ctx)
 		}
+		patience := time.NewTimer(linger)
 		for next != nil && len(batch) < batchItems && bytes < batchBytes {
-			if !next.ready() {
+			if !next.readyBy(ctx, patience.C) {
 				break
 			}
 			batch = append(batch, next)
@@ -55,6 +60,7 @@ func (p *Publisher) commitAll(ctx context.Context, order <-chan *task, b *budget
 			default:
 			}
 		}
+		patience.Stop()
 		err := p.commit(ctx, batch, report)
 		for _, t := range batch {
 			t.discard(b)
@@ -65,13 +71,20 @@ func (p *Publisher) commitAll(ctx context.Context, order <-chan *task, b *budget
 	}
 }
 
-func (t *task) ready() bool {
+// readyBy waits until t is prepared, at most until the time has come or ctx ends.
+func (t *task) readyBy(ctx context.Context, time <-chan time.Time) bool {
 	select {
 	case <-t.done:
 		return true
 	default:
-		return false
 	}
+	select {
+	case <-t.done:
+		return true
+	case <-time:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // commit puts the objects of a batch and makes it visible.

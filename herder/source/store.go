@@ -110,18 +110,46 @@ func (s *store) list(ctx context.Context, yield jobs) error {
 		return err
 	}
 	s.tally.set(l.graph.count(), l.bytes)
+	chunk := make([]int64, 0, chunkItems)
 	for node := range l.graph.order() {
-		it, err := s.db.Item(ctx, l.ids[node])
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case errors.Is(err, nixdb.ErrAccess):
+		if chunk = append(chunk, l.ids[node]); len(chunk) < chunkItems {
+			continue
+		}
+		if err := s.yieldChunk(ctx, chunk, yield); err != nil {
 			return err
-		case err != nil:
-			if err := s.opt.refuse(fmt.Sprintf("row %d of the database of %s", l.ids[node], s), err); err != nil {
+		}
+		chunk = chunk[:0]
+	}
+	return s.yieldChunk(ctx, chunk, yield)
+}
+
+// chunkItems is how many items are read of the database at once: a reading of its own for each takes twice the time.
+const chunkItems = 64
+
+// yieldChunk reads items, and then yields their jobs, while the database is nobody's.
+func (s *store) yieldChunk(ctx context.Context, ids []int64, yield jobs) error {
+	items := make([]nixdb.Item, len(ids))
+	errs := make([]error, len(ids))
+	err := s.db.View(ctx, func(v *nixdb.View) error {
+		for i, id := range ids {
+			if items[i], errs[i] = v.Item(id); errs[i] != nil && ctx.Err() != nil {
+				return errs[i]
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i, id := range ids {
+		switch {
+		case errors.Is(errs[i], nixdb.ErrAccess):
+			return errs[i]
+		case errs[i] != nil:
+			if err := s.opt.refuse(fmt.Sprintf("row %d of the database of %s", id, s), errs[i]); err != nil {
 				return err
 			}
-		case !yield(s.job(it), nil):
+		case !yield(s.job(items[i]), nil):
 			return errStopped
 		}
 	}
@@ -208,28 +236,29 @@ func (s *store) named(ctx context.Context, l *rows) error {
 			return err
 		}
 	}
-	for node := 0; node < len(l.ids); node++ {
-		refs, err := s.db.References(ctx, l.ids[node])
-		if err != nil {
-			return err
-		}
-		var row []uint32
-		for _, id := range refs {
-			if s.opt.Closure {
-				row = append(row, add(id))
-			} else if to, ok := number[id]; ok {
-				row = append(row, to)
+	return s.db.View(ctx, func(v *nixdb.View) error {
+		for node := 0; node < len(l.ids); node++ {
+			refs, err := v.References(l.ids[node])
+			if err != nil {
+				return err
 			}
+			var row []uint32
+			for _, id := range refs {
+				if s.opt.Closure {
+					row = append(row, add(id))
+				} else if to, ok := number[id]; ok {
+					row = append(row, to)
+				}
+			}
+			l.graph.set(uint32(node), row)
+			size, err := v.NarSize(l.ids[node])
+			if err != nil {
+				return err
+			}
+			l.bytes += size
 		}
-		l.graph.set(uint32(node), row)
-		it, err := s.db.Item(ctx, l.ids[node])
-		if err == nil {
-			l.bytes += it.NarSize
-		} else if !errors.Is(err, nixdb.ErrNotFound) {
-			return err
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // find looks an item up by what was named of it.

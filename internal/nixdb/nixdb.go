@@ -119,6 +119,9 @@ func (db *DB) read(ctx context.Context, f func(*sqlite.Conn) error) error {
 
 // explain tells a person what to do about an error of SQLite.
 func explain(path string, err error) error {
+	if errors.Is(err, ErrAccess) || errors.Is(err, ErrSchema) {
+		return err // it was told already
+	}
 	switch sqlite.ErrCode(err).ToPrimary() {
 	case sqlite.ResultCantOpen, sqlite.ResultReadOnly:
 		return fmt.Errorf("%w: reading it needs %s-shm, which this user cannot make in %s; read as the owner of the store, or give a copy of the database: %w",
@@ -216,88 +219,6 @@ func (db *DB) FindHashPart(ctx context.Context, dir storepath.Dir, h storepath.H
 		return storepath.Path{}, fmt.Errorf("look up %s in %s: %w", begin, db.path, err)
 	}
 	return p, nil
-}
-
-// References returns the IDs of what the item with the given ID references, ascending.
-func (db *DB) References(ctx context.Context, id int64) (refs []int64, err error) {
-	err = db.read(ctx, func(conn *sqlite.Conn) error {
-		return sqlitex.Execute(conn, "SELECT reference FROM Refs WHERE referrer = ?1 ORDER BY reference", &sqlitex.ExecOptions{
-			Args: []any{id},
-			ResultFunc: func(stmt *sqlite.Stmt) error {
-				refs = append(refs, stmt.ColumnInt64(0))
-				return nil
-			}})
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read references from %s: %w", db.path, err)
-	}
-	return refs, nil
-}
-
-// Item returns the item with the given ID. It is ErrNotFound if it has been collected since its ID was learned.
-func (db *DB) Item(ctx context.Context, id int64) (Item, error) {
-	var it Item
-	err := db.read(ctx, func(conn *sqlite.Conn) (err error) {
-		// One transaction, so that the row and its references belong together.
-		defer sqlitex.Transaction(conn)(&err)
-		found := false
-		query := "SELECT path, hash, registrationTime, deriver, narSize, " +
-			db.column("ultimate") + ", " + db.column("sigs") + ", " + db.column("ca") + " FROM ValidPaths WHERE id = ?1"
-		err = sqlitex.Execute(conn, query, &sqlitex.ExecOptions{
-			Args: []any{id},
-			ResultFunc: func(stmt *sqlite.Stmt) (err error) {
-				found = true
-				it, err = itemOf(stmt)
-				return err
-			}})
-		if err != nil {
-			return err
-		}
-		if !found {
-			return ErrNotFound
-		}
-		it.ID = id
-		return sqlitex.Execute(conn, "SELECT p.path FROM Refs r JOIN ValidPaths p ON p.id = r.reference WHERE r.referrer = ?1 ORDER BY p.path",
-			&sqlitex.ExecOptions{
-				Args: []any{id},
-				ResultFunc: func(stmt *sqlite.Stmt) error {
-					p, err := storepath.Parse(stmt.ColumnText(0))
-					if err != nil {
-						return fmt.Errorf("reference of %s: %w", it.Path, err)
-					}
-					if p.Dir != it.Path.Dir {
-						return fmt.Errorf("reference of %s: %s is in another store", it.Path, p)
-					}
-					it.References = append(it.References, p.Base)
-					return nil
-				}})
-	})
-	if err != nil {
-		return Item{}, fmt.Errorf("read valid path %d from %s: %w", id, db.path, err)
-	}
-	return it, nil
-}
-
-func itemOf(stmt *sqlite.Stmt) (it Item, err error) {
-	if it.Path, err = storepath.Parse(stmt.ColumnText(0)); err != nil {
-		return Item{}, err
-	}
-	if it.NarHash, err = digest.Parse(stmt.ColumnText(1)); err != nil {
-		return Item{}, fmt.Errorf("%s: %w", it.Path, err)
-	}
-	it.Registered = time.Unix(stmt.ColumnInt64(2), 0).UTC()
-	if deriver := stmt.ColumnText(3); deriver != "" {
-		p, err := storepath.Parse(deriver)
-		if err != nil {
-			return Item{}, fmt.Errorf("deriver of %s: %w", it.Path, err)
-		}
-		it.Deriver = p.Base
-	}
-	it.NarSize = max(0, stmt.ColumnInt64(4))
-	it.Ultimate = stmt.ColumnInt64(5) != 0
-	it.Sigs = strings.Fields(stmt.ColumnText(6))
-	it.CA = stmt.ColumnText(7)
-	return it, nil
 }
 
 // Node is a valid path in a Snapshot.

@@ -34,7 +34,7 @@ func (s *Store) put(ctx context.Context, k objstore.Key, body objstore.Body, c o
 			return objstore.Info{}, err
 		}
 	}
-	st, err := s.stage(ctx, body, b != nil)
+	st, err := s.stage(ctx, k, body, b != nil)
 	if err != nil {
 		return objstore.Info{}, err
 	}

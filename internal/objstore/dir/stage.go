@@ -25,22 +25,34 @@ type staged struct {
 	sum  digest.SHA256 // zero if not known
 }
 
-// stage brings the body beside the objects. hash asks for the digest of what is copied even if there is nothing to compare with.
-func (s *Store) stage(ctx context.Context, body objstore.Body, hash bool) (*staged, error) {
+// stage brings the body of k beside the objects. For a batch it hashes what is copied even if there is nothing to compare with.
+func (s *Store) stage(ctx context.Context, k objstore.Key, body objstore.Body, batch bool) (*staged, error) {
+	seq, name := s.tempName(k, body, batch)
 	if body.Path != "" {
-		st, err := s.stageLink(body)
+		st, err := s.stageLink(seq, name, body)
 		if err == nil || errors.Is(err, objstore.ErrDigest) {
 			return st, err
 		}
 		// Another file system, another owner, too many links, a symbolic link, gone: copying decides.
 	}
-	return s.stageCopy(ctx, body, hash)
+	return s.stageCopy(ctx, seq, name, body, batch)
+}
+
+// tempName finds a name that nothing has yet. For a batch it is at once the one that stays there until Commit, where the digest is
+// known: if the body turns out to be another one, or the machine stops before it is written, recovery finds a file that no key has.
+func (s *Store) tempName(k objstore.Key, body objstore.Body, batch bool) (uint64, string) {
+	seq := s.seq.Add(1)
+	if batch {
+		if kept, recognisable := (uncommitted{seq, body.Size, body.SHA256, k}).fileName(); recognisable {
+			return seq, kept
+		}
+	}
+	return seq, strconv.FormatUint(seq, 10)
 }
 
 // stageLink gives the caller's file a second name here.
-func (s *Store) stageLink(body objstore.Body) (_ *staged, err error) {
-	st := &staged{seq: s.seq.Add(1), sum: body.SHA256}
-	st.temp = strconv.FormatUint(st.seq, 10)
+func (s *Store) stageLink(seq uint64, name string, body objstore.Body) (_ *staged, err error) {
+	st := &staged{seq: seq, temp: name, sum: body.SHA256}
 	if err := unix.Linkat(unix.AT_FDCWD, body.Path, int(s.tmp.Fd()), st.temp, 0); err != nil {
 		return nil, err
 	}
@@ -71,14 +83,14 @@ func (s *Store) stageLink(body objstore.Body) (_ *staged, err error) {
 var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
 // stageCopy writes what Body.Open gives to a new file.
-func (s *Store) stageCopy(ctx context.Context, body objstore.Body, hash bool) (_ *staged, err error) {
+func (s *Store) stageCopy(ctx context.Context, seq uint64, name string, body objstore.Body, hash bool) (_ *staged, err error) {
 	src, err := body.Open()
 	if err != nil {
 		return nil, fmt.Errorf("open body: %w", err)
 	}
 	defer src.Close()
-	st := &staged{}
-	if st.temp, st.f, err = s.temp(); err != nil {
+	st := &staged{seq: seq, temp: name}
+	if st.f, err = s.create(name); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -139,8 +151,12 @@ func wrongSize(is, want int64) error {
 // temp makes a file in this process's folder.
 func (s *Store) temp() (string, *os.File, error) {
 	name := strconv.FormatUint(s.seq.Add(1), 10)
-	f, err := openBelow(int(s.tmp.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
+	f, err := s.create(name)
 	return name, f, err
+}
+
+func (s *Store) create(name string) (*os.File, error) {
+	return openBelow(int(s.tmp.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
 }
 
 func (s *Store) dropTemp(name string) { unix.Unlinkat(int(s.tmp.Fd()), name, 0) }

@@ -32,16 +32,17 @@ const (
 type Options struct {
 	Level Level
 
-	// Workers is how many pieces are compressed at once; 0 means GOMAXPROCS. Each worker holds a piece, its result and the
-	// tables of an encoder: up to about 10 times the dictionary for lzip and xz.
+	// Workers is how many pieces are compressed at once; 0 means GOMAXPROCS. A worker of lzip or xz takes about 20 MiB at
+	// Fastest, 110 MiB at Default and 330 MiB at Best, its piece and result included.
 	Workers int
 
 	// Frames lets zstd write one frame for each 16 MiB, compressed in parallel and with its size in its header, in place of one
-	// frame for all. Every Guix and Nix client reads both. One frame is some tenths of a percent smaller.
+	// frame for all. Every Guix and Nix client reads both. Frames came out 0.3 % (Fastest) to 0.9 % (Default) larger.
 	Frames bool
 
 	// Programs lets the lzip and xz programs compress, which must be in PATH; NewWriter fails with exec.ErrNotFound if they
-	// are not. They write smaller files at a multiple of the speed. Other methods ignore this.
+	// are not. At Fastest they take a fraction of the processor time; at Default they take several times as much as the library
+	// and write files that are a quarter smaller. Other methods ignore this.
 	Programs bool
 }
 

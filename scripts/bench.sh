@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures Narfold against nix, go-nix and nginx on this machine, prints the ratios, and writes docs/benchmarks/part1.md.
-# BENCH="serving import" measures only these parts (nar, serving, import, objects, signatures) and writes no page.
+# BENCH="serving import" measures only these parts (import, serving, signatures, objects, nar) and writes no page.
 # BENCH_ROUNDS (default 7) says how often each peer has its turn. Called by `make bench`.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -16,7 +16,7 @@ Each turn is a process, from its start to its end, on files that are in the page
 directories, 110 MB; "big" is one file of 200 MB. `+"`nar dump`"+` writes to /dev/null and its peers are `+"`nix-store --dump`"+` and go-nix's
 DumpPath; `+"`nar restore`"+` reads a file, and its peers are `+"`nix-store --restore`"+` and a program over go-nix's Reader; `+"`nar hash`"+` checks
 that the file is a nar and hashes it, and its peers are `+"`nix-hash --type sha256 --flat`"+`, which only hashes, and go-nix's Reader with
-SHA-256. What was restored is deleted at the end, except on tmpfs. go-nix's Reader starts goroutines for each entry, and the
+SHA-256. What was restored is deleted at the end, except on tmpfs; there are at most 5 rounds, since it is much. go-nix's Reader starts goroutines for each entry, and the
 library's writer is behind a buffer of 256 KiB here, which it does not bring.`)
 	b.report.table("where", "nar", "", "MB/s", "MB per CPU second", "Narfold's rate ÷ this", "Narfold's MB per CPU second ÷ this")
 	places := []struct{ name, dir string }{{"disk", b.disk}}
@@ -97,7 +97,7 @@ func (b *bench) narsOn(place, dir string) error {
 				{"go-nix Reader", always(self, "go-nix", "hash", file)},
 			}},
 		} {
-			samples, err := alternate(b.rounds, m.peers)
+			samples, err := alternate(min(b.rounds, 5), m.peers)
 			if err != nil {
 				return fmt.Errorf("%s %s on %s: %w", m.what, tree, place, err)
 			}

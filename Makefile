@@ -45,7 +45,7 @@ test: deps tools ## everything a change must pass: gofmt, vet, staticcheck, all 
 	@GO=$(GO) BIN=$(BIN) TEST_TIMEOUT=$(TEST_TIMEOUT) scripts/test.sh $(PKG)
 
 .PHONY: demo
-demo: deps tools build ## a herder with real clients on this machine, step by step
+demo: deps $(BIN)/versitygw build ## a herder with real clients on this machine, step by step
 	@scripts/demo.sh
 
 .PHONY: bench

@@ -56,6 +56,18 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
+	if len(cfg.Keys.Sign) == 0 {
+		// What is pushed must be signed, whatever it is for.
+		for _, dir := range []storepath.Dir{storepath.Guix, storepath.Nix} {
+			made, err := d.EnsureKey(dir)
+			if err != nil {
+				return err
+			}
+			if made != "" {
+				inv.log.Info("signing key made", "for", dir, "public", made)
+			}
+		}
+	}
 	certificate, err := newCertificate(d)
 	if err != nil {
 		return c.inConfig(err)
@@ -82,7 +94,7 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 	if sockets.debug != nil {
 		inv.log.Info("serving profiles and metrics", "address", sockets.debug.Addr().String())
 	}
-	if !d.Keys.Signs(storepath.Nix) {
+	if !d.Keys.HasSecret() {
 		inv.log.Warn("no signing key: uploads without a signature are refused; import store items or set keys.sign, and start again")
 	}
 	tell(inv, sysd.Notify("READY=1"))

@@ -57,7 +57,7 @@ func (d *Deployment) loadKeys() (*keyring.Ring, error) {
 		if err != nil {
 			return nil, &mistake{names[i], err}
 		}
-		if one.Demands() || !one.Signs(storepath.Nix) {
+		if one.Demands() || !one.HasSecret() {
 			return nil, &mistake{names[i], fmt.Errorf("%s: is no secret key", name)}
 		}
 		d.WarnIfExposed("signing key", name)
@@ -68,7 +68,7 @@ func (d *Deployment) loadKeys() (*keyring.Ring, error) {
 		if err != nil {
 			return nil, &mistake{key, err}
 		}
-		if one.Signs(storepath.Nix) {
+		if one.HasSecret() {
 			return nil, &mistake{key, fmt.Errorf("%s: is a secret key: want the public half", name)}
 		}
 	}
@@ -130,9 +130,11 @@ func (d *Deployment) EnsureKey(dir storepath.Dir) (public string, err error) {
 			return "", fmt.Errorf("keep public key: %w", err)
 		}
 	}
-	if d.Keys, err = d.loadKeys(); err != nil {
+	ring, err := d.loadKeys()
+	if err != nil {
 		return public, err
 	}
+	d.Keys = ring
 	if !d.Keys.Signs(dir) {
 		return public, fmt.Errorf("the key in %s does not sign items of %s", keys, dir)
 	}

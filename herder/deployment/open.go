@@ -37,23 +37,6 @@ type Deployment struct {
 // ErrNoState says that a state directory is not one; a command that only looks does not make it.
 var ErrNoState = errors.New("no deployment here")
 
-// ErrElsewhere says that a configuration names another object store than the one that the catalogue was filled for.
-var ErrElsewhere = errors.New("the objects of this deployment are elsewhere")
-
-// where says where the objects are, the same for the same place. A folder within the state folder moves with it.
-func (o *Objects) where(state string) string {
-	if o.Endpoint != "" {
-		return "bucket " + strings.TrimRight(o.Endpoint, "/") + "/" + o.Bucket + "/" + o.Prefix
-	}
-	if o.Directory == "" {
-		return "folder objects of the state folder"
-	}
-	if within, err := filepath.Rel(state, o.Directory); err == nil && filepath.IsLocal(within) {
-		return "folder " + within + " of the state folder"
-	}
-	return "folder " + filepath.Clean(o.Directory)
-}
-
 // Open opens the deployment, making what is missing in its state folder if create is set. A bucket is probed first, and refused if
 // it does not do what publication depends on. Errors about a value of the configuration, or about a file that it names, are ErrConfig.
 func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *Deployment, err error) {
@@ -67,6 +50,12 @@ func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *De
 			d = nil
 		}
 	}()
+	if cfg.Objects.Endpoint != "" {
+		// A mistake in the configuration is told before anything is made.
+		if _, _, err := d.accessKeys(); err != nil {
+			return d, err
+		}
+	}
 	if err := prepareState(cfg.State, create); err != nil {
 		return d, err
 	}
@@ -84,14 +73,17 @@ func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *De
 	d.Catalogue = c
 	d.close = append(d.close, c.Close)
 	where := cfg.Objects.where(cfg.State)
-	recorded, err := c.ObjectsAt(ctx, where)
-	if err != nil {
+	switch recorded, err := c.ObjectsAt(ctx, ""); {
+	case err != nil:
 		return d, err
-	}
-	if recorded != where {
+	case recorded != "" && recorded != where:
 		return d, fmt.Errorf("%w: what is published here lies in the %s, and the configuration names the %s", ErrElsewhere, recorded, where)
 	}
 	if err := d.openObjects(ctx); err != nil {
+		return d, err
+	}
+	// Only now: a store that could not be opened is not where anything lies.
+	if _, err := c.ObjectsAt(ctx, where); err != nil {
 		return d, err
 	}
 	if d.Keys, err = d.loadKeys(); err != nil {

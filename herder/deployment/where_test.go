@@ -10,6 +10,8 @@ import (
 )
 
 func TestACatalogueIsNotUsedWithOtherObjects(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "a")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "b")
 	state := filepath.Join(t.TempDir(), "state")
 	log := slog.New(slog.DiscardHandler)
 	open := func(objects deployment.Objects) error {

@@ -106,13 +106,17 @@ func (r *Ring) add(text []byte) error {
 	return nil
 }
 
-// Signs reports whether items of dir would be signed.
+// Signs reports whether clients of dir's kind would find a signature of this ring that they understand: Guix reads its own only,
+// and Nix its own only.
 func (r *Ring) Signs(dir storepath.Dir) bool {
 	if dir == storepath.Guix {
 		return r.guix != nil
 	}
-	return len(r.nix) > 0 || r.guix != nil
+	return len(r.nix) > 0
 }
+
+// HasSecret reports whether the ring signs anything.
+func (r *Ring) HasSecret() bool { return r.guix != nil || len(r.nix) > 0 }
 
 // Demands reports whether narinfos from elsewhere need a signature by a trusted key.
 func (r *Ring) Demands() bool { return r.demand }

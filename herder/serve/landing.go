@@ -43,14 +43,15 @@ func (s *Server) landing(w http.ResponseWriter, r *http.Request) {
 		NixDirs      []storepath.Dir
 		UnusualStore bool
 	}{URL: scheme + "://" + r.Host, Items: sum.Items, Bytes: size(sum.Bytes), Nars: size(sum.NarBytes), NixKeys: s.Keys.Nix, GuixKey: string(s.Keys.Guix)}
-	page.Guix = sum.Dirs[storepath.Guix] > 0 || s.Keys.Guix != nil
+	// A kind of client is told of if there is something for it, or while there is nothing at all.
+	page.Guix = sum.Dirs[storepath.Guix] > 0 || sum.Items == 0 && s.Keys.Guix != nil
 	for d := range sum.Dirs {
 		if d != storepath.Guix {
 			page.NixDirs = append(page.NixDirs, d)
 			page.UnusualStore = page.UnusualStore || d != storepath.Nix
 		}
 	}
-	if len(page.NixDirs) == 0 && len(s.Keys.Nix) > 0 {
+	if sum.Items == 0 && len(s.Keys.Nix) > 0 {
 		page.NixDirs = []storepath.Dir{storepath.Nix}
 	}
 	var b bytes.Buffer

@@ -443,6 +443,19 @@ func Run(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen func(t 
 		}
 	})
 
+	t.Run("where the objects are is recorded once", func(t *testing.T) {
+		c := open(t)
+		if got, err := c.ObjectsAt(t.Context(), ""); got != "" || err != nil {
+			t.Errorf("before the first call: %q, %v", got, err)
+		}
+		for _, where := range []string{"here", "there", ""} {
+			if got, err := c.ObjectsAt(t.Context(), where); got != "here" || err != nil {
+				t.Errorf("ObjectsAt(%q) = %q, %v", where, got, err)
+			}
+			c = reopen(t, c)
+		}
+	})
+
 	t.Run("verification is remembered", func(t *testing.T) {
 		c := open(t)
 		a := Item("a")

@@ -95,6 +95,22 @@ func (db *DB) Version(ctx context.Context) (int64, error) {
 	return scalar(db.watcher, "PRAGMA data_version")
 }
 
+// ObjectsAt implements catalog.Catalogue.
+func (db *DB) ObjectsAt(ctx context.Context, where string) (recorded string, err error) {
+	err = db.write(ctx, func(conn *sqlite.Conn) error {
+		if where != "" {
+			if err := sqlitex.Execute(conn, "INSERT OR IGNORE INTO home(only, objects) VALUES(1, ?)", &sqlitex.ExecOptions{Args: []any{where}}); err != nil {
+				return err
+			}
+		}
+		return sqlitex.Execute(conn, "SELECT objects FROM home", &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
+			recorded = s.ColumnText(0)
+			return nil
+		}})
+	})
+	return recorded, err
+}
+
 // read runs f on a connection of its own, within one snapshot.
 func (db *DB) read(ctx context.Context, f func(*sqlite.Conn) error) (err error) {
 	conn, err := db.readers.Take(ctx)

@@ -16,6 +16,9 @@ const applicationID = 0x6e617266
 // migrations bring a catalogue from version i to version i+1. They only ever grow at the end: what has been released is not edited.
 var migrations = []string{
 	`
+-- One row: where the objects of this catalogue are, so that it is not used with others.
+CREATE TABLE home(only INTEGER PRIMARY KEY CHECK (only = 1), objects TEXT NOT NULL);
+
 -- Published items. The id is handed out at publication, so everything that an item references has a smaller one.
 CREATE TABLE items(
 	id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -77,7 +77,7 @@ func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *De
 	case err != nil:
 		return d, err
 	case recorded != "" && recorded != where:
-		return d, fmt.Errorf("%w: what is published here lies in the %s, and the configuration names the %s", ErrElsewhere, recorded, where)
+		return d, Mistake("objects", fmt.Errorf("%w: what is published here lies in the %s, and the configuration names the %s", ErrElsewhere, recorded, where))
 	}
 	if err := d.openObjects(ctx); err != nil {
 		return d, err

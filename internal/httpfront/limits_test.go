@@ -183,7 +183,7 @@ func TestAFileShorterThanItsAnswerEndsTheConnection(t *testing.T) {
 		st := newTwin(t)
 		st.file(t, "/short.nar", make([]byte, size))
 		st.heads["/short.nar"] = mustHead(t, 200, 2*size)
-		long := longer{st.store}
+		long := longer(st)
 		var got Exchange
 		done := make(chan struct{})
 		_, addr, _ := start(t, Config{Plain: long, HTTP: &http.Server{Handler: st}, OnAnswer: func(e *Exchange) { got = *e; close(done) }})

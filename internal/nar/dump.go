@@ -136,7 +136,7 @@ func (d *dumper) symlink(dir int, name string) error {
 	if err != nil {
 		return d.fail("readlink", d.replaced(err))
 	}
-	if reason, detail := checkTarget(buf[:n]); reason != nil {
+	if detail, reason := checkTarget(buf[:n]); reason != nil {
 		return d.refuse(reason, detail)
 	}
 	if err := d.enc.tokens(tokSymlink); err != nil {

@@ -113,7 +113,7 @@ func (r *Reader) entry() (Header, error) {
 	if err != nil {
 		return Header{}, err
 	}
-	if reason, detail := r.enter(name); reason != nil {
+	if detail, reason := r.enter(name); reason != nil {
 		return Header{}, r.invalid(at, reason, detail)
 	}
 	if err := r.expect(tokNode); err != nil {
@@ -177,7 +177,7 @@ func (r *Reader) symlink() (Header, error) {
 	if err != nil {
 		return Header{}, err
 	}
-	if reason, detail := checkTarget(target); reason != nil {
+	if detail, reason := checkTarget(target); reason != nil {
 		return Header{}, r.invalid(at, reason, detail)
 	}
 	h := Header{Type: Symlink, Target: string(target)}

@@ -245,6 +245,7 @@ func TestVerifyCountsAndHashes(t *testing.T) {
 	must(t, err)
 	want := Summary{Hash: h.Sum(), Size: int64(len(nar))}
 	must(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		must(t, err)
 		info, err := os.Lstat(path)
 		must(t, err)
 		switch m := info.Mode(); {

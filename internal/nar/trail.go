@@ -15,9 +15,9 @@ type trail struct {
 
 // enter moves to the entry name of the innermost open directory, or tells the reason why there can be no such entry after
 // the entries before.
-func (t *trail) enter(name []byte) (reason error, detail string) {
-	if reason, detail := checkName(name); reason != nil {
-		return reason, detail
+func (t *trail) enter(name []byte) (detail string, reason error) {
+	if detail, reason := checkName(name); reason != nil {
+		return detail, reason
 	}
 	base := t.dirs[len(t.dirs)-1]
 	if !t.empty {
@@ -27,9 +27,9 @@ func (t *trail) enter(name []byte) (reason error, detail string) {
 		}
 		switch c := bytes.Compare(name, last); {
 		case c == 0:
-			return ErrDuplicate, fmt.Sprintf("%q", name)
+			return fmt.Sprintf("%q", name), ErrDuplicate
 		case c < 0:
-			return ErrUnsorted, fmt.Sprintf("%q after %q", name, last)
+			return fmt.Sprintf("%q after %q", name, last), ErrUnsorted
 		}
 	}
 	t.path = t.path[:base]
@@ -39,9 +39,9 @@ func (t *trail) enter(name []byte) (reason error, detail string) {
 	t.path = append(t.path, name...)
 	t.empty = false
 	if len(t.path) > MaxPath {
-		return ErrTooDeep, fmt.Sprintf("%d bytes", len(t.path))
+		return fmt.Sprintf("%d bytes", len(t.path)), ErrTooDeep
 	}
-	return nil, ""
+	return "", nil
 }
 
 // open makes the latest node the innermost open directory.
@@ -63,28 +63,28 @@ func (t *trail) name() []byte {
 	return t.path[bytes.LastIndexByte(t.path, '/')+1:]
 }
 
-func checkName(name []byte) (reason error, detail string) {
+func checkName(name []byte) (detail string, reason error) {
 	switch {
 	case len(name) > MaxName:
-		return ErrLength, fmt.Sprintf("name of %d bytes", len(name))
+		return fmt.Sprintf("name of %d bytes", len(name)), ErrLength
 	case len(name) == 0:
-		return ErrName, "empty"
+		return "empty", ErrName
 	case name[0] == '.' && (len(name) == 1 || len(name) == 2 && name[1] == '.'):
-		return ErrName, fmt.Sprintf("%q", name)
+		return fmt.Sprintf("%q", name), ErrName
 	case bytes.IndexByte(name, '/') >= 0 || bytes.IndexByte(name, 0) >= 0:
-		return ErrName, fmt.Sprintf("%q", name)
+		return fmt.Sprintf("%q", name), ErrName
 	}
-	return nil, ""
+	return "", nil
 }
 
-func checkTarget(target []byte) (reason error, detail string) {
+func checkTarget(target []byte) (detail string, reason error) {
 	switch {
 	case len(target) > MaxTarget:
-		return ErrLength, fmt.Sprintf("target of %d bytes", len(target))
+		return fmt.Sprintf("target of %d bytes", len(target)), ErrLength
 	case len(target) == 0:
-		return ErrTarget, "empty"
+		return "empty", ErrTarget
 	case bytes.IndexByte(target, 0) >= 0:
-		return ErrTarget, "has a NUL byte"
+		return "has a NUL byte", ErrTarget
 	}
-	return nil, ""
+	return "", nil
 }

@@ -58,7 +58,7 @@ func (w *Writer) begin(h Header) error {
 	case h.Type == Regular && h.Size < 0:
 		return w.refuse(h.Path, ErrLength, fmt.Sprintf("file of %d bytes", h.Size))
 	case h.Type == Symlink:
-		if reason, detail := checkTarget([]byte(h.Target)); reason != nil {
+		if detail, reason := checkTarget([]byte(h.Target)); reason != nil {
 			return w.refuse(h.Path, reason, detail)
 		}
 	}
@@ -122,7 +122,7 @@ func (w *Writer) moveTo(path string) error {
 	if len(t.dirs) == 0 {
 		return w.refuse(path, ErrSequence, "its directory is not open")
 	}
-	if reason, detail := t.enter([]byte(name)); reason != nil {
+	if detail, reason := t.enter([]byte(name)); reason != nil {
 		return w.refuse(path, reason, detail)
 	}
 	if err := w.enc.tokens(tokEntry); err != nil {

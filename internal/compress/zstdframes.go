@@ -23,7 +23,6 @@ type zstdInspector struct {
 	want     int
 	skip     uint64 // bytes to pass over
 	checksum bool   // the frame ends with four bytes of checksum
-	last     bool   // the block is the last of its frame
 	data     bool   // the frame holds data
 }
 

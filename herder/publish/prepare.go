@@ -138,28 +138,32 @@ func (s *Spooler) spool(ctx context.Context, t *task) error {
 	return nil
 }
 
-// already tells whether nothing needs to be read: the item is published with this nar, or another item has brought the nar.
+// already tells whether nothing needs to be read: the item is published with this nar, or another item has brought the nar. A nar that
+// nobody has brought is the usual case, and costs one question.
 func (p *Publisher) already(ctx context.Context, t *task) (bool, error) {
+	known := !t.narHash.IsZero()
+	if known {
+		files, err := p.Catalogue.Files(ctx, t.narHash)
+		if err != nil {
+			return false, fatal{err}
+		}
+		if len(files) == 0 || p.spooler().lacking(files, nil) != nil {
+			return false, nil
+		}
+	}
 	it, err := p.Catalogue.Item(ctx, t.Narinfo.StorePath.HashPart())
 	switch {
 	case errors.Is(err, catalog.ErrNotFound):
 	case err != nil:
 		return false, fatal{err}
-	case t.narHash.IsZero():
+	case !known:
 		t.narHash, t.narSize = it.NarHash, it.NarSize
 		fallthrough
 	case it.NarHash == t.narHash:
 		t.present = p.spooler().lacking(it.Files, nil) == nil
 		return t.present, nil
 	}
-	if t.narHash.IsZero() || t.Narinfo.FilesAreSigned() {
-		return false, nil // signed URLs name files of their own
-	}
-	fs, err := p.Catalogue.Files(ctx, t.narHash)
-	if err != nil {
-		return false, fatal{err}
-	}
-	return len(fs) > 0 && p.spooler().lacking(fs, nil) == nil, nil
+	return known && !t.Narinfo.FilesAreSigned(), nil // signed URLs name files of their own
 }
 
 // lacking returns the wanted compressions that neither files nor forms have, or nil. A nar that has none of its own but a form kept

@@ -163,7 +163,7 @@ type Publisher interface {
 	Reserve(ctx context.Context, wants []Want) ([]objstore.Key, error)
 	// Publish decides each publication, in an order that puts references first, in one transaction: all outcomes are
 	// durable when it returns, or, with an error, nothing was changed. A publication without files is for a nar that is
-	// live already (see Files). Cycles, which no store has, are refused.
+	// live already (see Files), and is an error otherwise. Cycles, which no store has, are refused.
 	Publish(ctx context.Context, ps []Publication) ([]Outcome, error)
 	// RecordVerified notes that files were expanded and hashed again at the given time.
 	RecordVerified(ctx context.Context, keys []objstore.Key, at time.Time) error

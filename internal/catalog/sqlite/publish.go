@@ -129,6 +129,8 @@ func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.
 	return outcomes, nil
 }
 
+var errNoFile = errors.New("it has no file, and no published item has its nar")
+
 // publishing is one transaction of Publish.
 type publishing struct {
 	conn *sqlite.Conn
@@ -183,6 +185,15 @@ func (t *publishing) publish(p *catalog.Publication) (catalog.Outcome, error) {
 		queue = queue[1:]
 		for i := range released {
 			one, err := t.publishOne(&released[i])
+			if errors.Is(err, errNoFile) {
+				// Its nar was published when it began to wait and is not any more. Whoever brought it has to do so again; the
+				// reference that it waited for is not to blame.
+				hash := released[i].Path.HashPart().Bytes()
+				if err := t.forget(hash[:]); err != nil {
+					return out, err
+				}
+				continue
+			}
 			if err != nil {
 				return out, fmt.Errorf("publish %s, which had waited: %w", released[i].Path, err)
 			}
@@ -238,7 +249,7 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 	if n, err := scalar(t.conn, "SELECT count(*) FROM files WHERE nar = ?", nar); err != nil {
 		return out, err
 	} else if n == 0 {
-		return out, errors.New("it has no file, and no published item has its nar")
+		return out, errNoFile
 	}
 	if err := sqlitex.Execute(t.conn, "INSERT OR IGNORE INTO dirs(dir) VALUES(?)", &sqlitex.ExecOptions{Args: []any{string(p.Path.Dir)}}); err != nil {
 		return out, err
@@ -349,6 +360,16 @@ func (t *publishing) keepWaiting(p *catalog.Publication, missing []storepath.Bas
 		return err
 	}
 	t.waiting = true
+	if len(p.Files) == 0 {
+		// Told now, since at its release nobody would be there to be told.
+		n, err := scalar(t.conn, "SELECT count(*) FROM files JOIN nars ON nars.id = files.nar WHERE nars.hash = ?", p.NarHash[:])
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return errNoFile
+		}
+	}
 	blob, err := json.Marshal(p)
 	if err != nil {
 		return err
@@ -394,11 +415,11 @@ func (t *publishing) forget(hash []byte) error {
 	return sqlitex.Execute(t.conn, "UPDATE uploads SET item = '' WHERE item >= ? AND item < ?", &sqlitex.ExecOptions{Args: []any{prefix, prefix + "~"}})
 }
 
-// release returns the items that waited for nothing but h.
+// release returns the items that waited for nothing but h, ascending by hash part, so that the outcome does not depend on chance.
 func (t *publishing) release(h storepath.HashPart) (released []catalog.Publication, err error) {
 	b := h.Bytes()
 	err = sqlitex.Execute(t.conn, `SELECT publication FROM waiting WHERE hash IN (SELECT hash FROM waiting_for WHERE missing = ?)
-		AND NOT EXISTS (SELECT 1 FROM waiting_for WHERE waiting_for.hash = waiting.hash AND missing <> ?)`,
+		AND NOT EXISTS (SELECT 1 FROM waiting_for WHERE waiting_for.hash = waiting.hash AND missing <> ?) ORDER BY hash`,
 		&sqlitex.ExecOptions{Args: []any{b[:], b[:]}, ResultFunc: func(s *sqlite.Stmt) error {
 			var p catalog.Publication
 			if err := json.Unmarshal(columnBytes(s, 0), &p); err != nil {

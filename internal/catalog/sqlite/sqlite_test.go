@@ -15,6 +15,19 @@ import (
 )
 
 func TestContract(t *testing.T) {
+	fresh, again := files()
+	catalogtest.Run(t, fresh, again)
+}
+
+func TestModel(t *testing.T) {
+	for seed := range uint64(4) {
+		fresh, again := files()
+		catalogtest.Model(t, seed, 600, fresh, again)
+	}
+}
+
+// files opens catalogues in files of their own, and opens them again.
+func files() (fresh func(t *testing.T) catalog.Catalogue, again func(t *testing.T, c catalog.Catalogue) catalog.Catalogue) {
 	paths := make(map[catalog.Catalogue]string)
 	open := func(t *testing.T, path string) catalog.Catalogue {
 		db, err := sqlite.Open(t.Context(), path)
@@ -32,8 +45,7 @@ func TestContract(t *testing.T) {
 		})
 		return db
 	}
-	catalogtest.Run(t,
-		func(t *testing.T) catalog.Catalogue { return open(t, filepath.Join(t.TempDir(), "catalogue.db")) },
+	return func(t *testing.T) catalog.Catalogue { return open(t, filepath.Join(t.TempDir(), "catalogue.db")) },
 		func(t *testing.T, c catalog.Catalogue) catalog.Catalogue {
 			path := paths[c]
 			delete(paths, c)
@@ -41,7 +53,7 @@ func TestContract(t *testing.T) {
 				t.Fatal(err)
 			}
 			return open(t, path)
-		})
+		}
 }
 
 func TestAProcessSeesWhatAnotherPublishes(t *testing.T) {

@@ -1,0 +1,438 @@
+package catalogtest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"narfold/internal/catalog"
+	"narfold/internal/compress"
+	"narfold/internal/digest"
+	"narfold/internal/objstore"
+	"narfold/internal/storepath"
+)
+
+// Model holds a catalogue to a model of a few maps, through steps random operations of several publishers, a cleaner, and restarts. After
+// each step both say the same of what is published, reserved and waiting, and everything published is closed.
+func Model(t *testing.T, seed uint64, steps int, open func(t *testing.T) catalog.Catalogue, reopen func(t *testing.T, c catalog.Catalogue) catalog.Catalogue) {
+	m := &model{T: t, r: rand.New(rand.NewPCG(seed, 0)), c: open(t), world: newWorld()}
+	for step := range steps {
+		if step > 0 && step%worldSteps == 0 {
+			m.c, m.world = open(t), newWorld()
+		}
+		what := m.step(reopen)
+		if m.compare(); t.Failed() {
+			t.Fatalf("seed %d, step %d: after %s", seed, step, what)
+		}
+	}
+	t.Logf("seed %d, %d steps: %v", seed, steps, m.seen)
+	for _, verdict := range []catalog.Verdict{catalog.Published, catalog.Present, catalog.Waiting, catalog.Refused, catalog.Differs} {
+		if m.seen[verdict.String()] == 0 {
+			t.Errorf("seed %d: no step came to %q", seed, verdict)
+		}
+	}
+}
+
+// items is how many items the model plays with; item i references some of those before it.
+const items = 24
+
+// worldSteps is how many steps are played with one catalogue: when all items are published nothing new happens.
+const worldSteps = 100
+
+var methods = []compress.Method{compress.Zstd, compress.Lzip}
+
+// world is what the model says.
+type world struct {
+	order   []string // published names
+	nar     map[string]digest.SHA256
+	files   map[digest.SHA256]map[compress.Method]objstore.Key
+	uploads map[objstore.Key]upload
+	waiting map[string]catalog.Publication
+}
+
+type upload struct {
+	abandoned bool
+	item      storepath.Base
+}
+
+func newWorld() *world {
+	return &world{nar: map[string]digest.SHA256{}, files: map[digest.SHA256]map[compress.Method]objstore.Key{}, uploads: map[objstore.Key]upload{}, waiting: map[string]catalog.Publication{}}
+}
+
+func (w *world) clone() *world {
+	c := &world{order: slices.Clone(w.order), nar: maps.Clone(w.nar), uploads: maps.Clone(w.uploads), waiting: maps.Clone(w.waiting), files: map[digest.SHA256]map[compress.Method]objstore.Key{}}
+	for nar, files := range w.files {
+		c.files[nar] = maps.Clone(files)
+	}
+	return c
+}
+
+type model struct {
+	*testing.T
+	r *rand.Rand
+	c catalog.Catalogue
+	*world
+	seen map[string]int
+}
+
+func itemName(i int) string { return fmt.Sprintf("item-%02d", i) }
+
+// references of item i are always the same, as those of a built item are.
+func references(i int) (refs []string) {
+	r := rand.New(rand.NewPCG(uint64(i), 7))
+	for j := range i {
+		if r.IntN(8) == 0 {
+			refs = append(refs, itemName(j))
+		}
+	}
+	if r.IntN(2) == 0 {
+		refs = append(refs, itemName(i))
+	}
+	return refs
+}
+
+// publication makes item i with one of two contents, and files under keys that are reserved for it, or, rarely, under one that is not.
+func (m *model) publication() catalog.Publication {
+	i := m.r.IntN(items)
+	p := Item(itemName(i), references(i)...)
+	content := 0
+	if m.r.IntN(8) == 0 {
+		content = 1
+	}
+	shared := i / 3 // three items have the same nar
+	p.NarHash = digest.Of(fmt.Appendf(nil, "nar %d %d", shared, content))
+	p.NarSize = int64(1000 + shared)
+	p.Wait = m.r.IntN(2) == 0
+	render(&p)
+	p.Files = nil
+	for _, method := range methods {
+		switch m.r.IntN(8) {
+		case 0, 1:
+			continue
+		case 2:
+			if m.r.IntN(6) == 0 {
+				p.Files = append(p.Files, file(p.Path.Base, method, 9))
+			}
+			continue
+		}
+		for generation := 1; generation < 6; generation++ {
+			f := file(p.Path.Base, method, generation)
+			if u, ok := m.uploads[f.Key]; ok && !u.abandoned {
+				p.Files = append(p.Files, f)
+				break
+			}
+		}
+	}
+	return p
+}
+
+func file(b storepath.Base, m compress.Method, generation int) catalog.File {
+	f := File("x", m)
+	f.Key = catalog.NarKey(m, b, generation)
+	return f
+}
+
+func (m *model) step(reopen func(t *testing.T, c catalog.Catalogue) catalog.Catalogue) string {
+	if m.seen == nil {
+		m.seen = map[string]int{}
+	}
+	switch n := m.r.IntN(40); {
+	case n < 16:
+		return m.reserve()
+	case n < 34:
+		return m.publish()
+	case n < 36:
+		return m.abandon()
+	case n < 38:
+		return m.abandoned()
+	default:
+		m.c = reopen(m.T, m.c)
+		return "a restart"
+	}
+}
+
+func (m *model) reserve() string {
+	want := catalog.Want{Base: Base(itemName(m.r.IntN(items))), Compression: methods[m.r.IntN(len(methods))]}
+	if m.r.IntN(6) == 0 {
+		want.After = catalog.NarKey(want.Compression, want.Base, 1)
+	}
+	got, err := m.c.Reserve(m.Context(), []catalog.Want{want})
+	if err != nil {
+		m.Fatal(err)
+	}
+	for generation := 1; ; generation++ {
+		k := catalog.NarKey(want.Compression, want.Base, generation)
+		if generation == 1 && want.After != "" || m.isFile(k) || m.uploads[k].abandoned {
+			continue
+		}
+		if got[0] != k {
+			m.Errorf("Reserve(%+v) = %s, want %s", want, got[0], k)
+		}
+		if _, ok := m.uploads[k]; !ok {
+			m.uploads[k] = upload{}
+		}
+		return fmt.Sprintf("reserving %s", k)
+	}
+}
+
+func (w *world) isFile(k objstore.Key) bool {
+	for _, files := range w.files {
+		for _, have := range files {
+			if have == k {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// pick returns some upload, or "".
+func (m *model) pick() objstore.Key {
+	keys := slices.Sorted(maps.Keys(m.uploads))
+	if len(keys) == 0 {
+		return ""
+	}
+	return keys[m.r.IntN(len(keys))]
+}
+
+func (m *model) abandon() string {
+	k := m.pick()
+	got, err := m.c.Abandon(m.Context(), k, time.Now().Add(time.Hour))
+	u, ok := m.uploads[k]
+	if want := ok && u.item == ""; err != nil || got != want {
+		m.Errorf("Abandon(%s) = %v, %v; want %v", k, got, err, want)
+	}
+	if got {
+		m.uploads[k] = upload{abandoned: true}
+	}
+	return fmt.Sprintf("abandoning %s", k)
+}
+
+func (m *model) abandoned() string {
+	k := m.pick()
+	if err := m.c.Abandoned(m.Context(), k); err != nil {
+		m.Error(err)
+	}
+	if m.uploads[k].abandoned {
+		delete(m.uploads, k)
+	}
+	return fmt.Sprintf("forgetting %s", k)
+}
+
+func (m *model) publish() string {
+	var batch []catalog.Publication
+	for range 1 + m.r.IntN(5) {
+		batch = append(batch, m.publication())
+	}
+	got, err := m.c.Publish(m.Context(), batch)
+	after := m.clone()
+	want, wantErr := after.publish(batch)
+	what := "publishing"
+	for _, p := range batch {
+		what += fmt.Sprintf(" %s(wait %v, %d files)", p.Path.Name(), p.Wait, len(p.Files))
+	}
+	switch {
+	case wantErr != nil && err == nil, wantErr == nil && err != nil, errors.Is(wantErr, catalog.ErrNotReserved) != errors.Is(err, catalog.ErrNotReserved):
+		m.Errorf("Publish: %v, want %v", err, wantErr)
+		return what
+	case err != nil:
+		m.seen["error"]++
+		return what
+	}
+	m.world = after
+	for i := range batch {
+		m.seen[got[i].Verdict.String()]++
+		m.seen["released"] += len(got[i].Released)
+		slices.SortFunc(got[i].Released, func(a, b storepath.Path) int { return len(a.String()) - len(b.String()) })
+		if got[i].Verdict != want[i].Verdict || len(got[i].Released) != len(want[i].Released) || !slices.Equal(got[i].Unused, want[i].Unused) ||
+			(want[i].Verdict == catalog.Refused || want[i].Verdict == catalog.Waiting) && !slices.Equal(got[i].Missing, want[i].Missing) {
+			m.Errorf("outcome of %s: %+v, want %+v", batch[i].Path.Name(), got[i], want[i])
+		}
+	}
+	return what
+}
+
+var errNoFile = errors.New("no file")
+
+// publish is the contract of Publish in a few lines.
+func (w *world) publish(batch []catalog.Publication) ([]catalog.Outcome, error) {
+	out := make([]catalog.Outcome, len(batch))
+	decided := make([]bool, len(batch))
+	for progress := true; progress; {
+		progress = false
+		for i := range batch {
+			if decided[i] || len(w.missing(batch[i])) > 0 {
+				continue
+			}
+			decided[i], progress = true, true
+			var err error
+			if out[i], err = w.decide(batch[i]); err != nil {
+				return nil, err
+			}
+			if out[i].Verdict == catalog.Published {
+				if out[i].Released, err = w.release(batch[i]); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	for i, p := range batch {
+		if decided[i] {
+			continue
+		}
+		out[i] = catalog.Outcome{Verdict: catalog.Refused, Missing: w.missing(p)}
+		if p.Wait {
+			out[i].Verdict = catalog.Waiting
+			w.forget(p.Path.Name())
+			if len(p.Files) == 0 && len(w.files[p.NarHash]) == 0 {
+				return nil, errNoFile
+			}
+			for _, f := range p.Files {
+				if u, ok := w.uploads[f.Key]; !ok || u.abandoned {
+					return nil, catalog.ErrNotReserved
+				}
+				w.uploads[f.Key] = upload{item: p.Path.Base}
+			}
+			w.waiting[p.Path.Name()] = p
+		}
+	}
+	return out, nil
+}
+
+func (w *world) missing(p catalog.Publication) (missing []storepath.Base) {
+	for _, r := range p.References {
+		if _, live := w.nar[r.Name()]; !live && r != p.Path.Base {
+			missing = append(missing, r)
+		}
+	}
+	return missing
+}
+
+// release publishes what waits for nothing any more now that p is published, and what had waited for that.
+func (w *world) release(p catalog.Publication) (released []storepath.Path, err error) {
+	for queue := []catalog.Publication{p}; len(queue) > 0; queue = queue[1:] {
+		var next []catalog.Publication
+		for _, waits := range w.waiting {
+			if slices.Contains(waits.References, queue[0].Path.Base) && len(w.missing(waits)) == 0 {
+				next = append(next, waits)
+			}
+		}
+		slices.SortFunc(next, func(a, b catalog.Publication) int {
+			x, y := a.Path.HashPart().Bytes(), b.Path.HashPart().Bytes()
+			return bytes.Compare(x[:], y[:])
+		})
+		for _, n := range next {
+			if _, err := w.decide(n); err != nil {
+				return nil, err
+			}
+			released, queue = append(released, n.Path), append(queue, n)
+		}
+	}
+	return released, nil
+}
+
+func (w *world) decide(p catalog.Publication) (out catalog.Outcome, err error) {
+	name := p.Path.Name()
+	nar, live := w.nar[name]
+	if live && nar != p.NarHash {
+		return catalog.Outcome{Verdict: catalog.Differs, Other: nar}, nil
+	}
+	files := w.files[p.NarHash]
+	if files == nil {
+		files = map[compress.Method]objstore.Key{}
+	}
+	for _, f := range p.Files {
+		if have, ok := files[f.Compression]; ok {
+			if have != f.Key {
+				out.Unused = append(out.Unused, f.Key)
+			}
+			continue
+		}
+		if u, ok := w.uploads[f.Key]; !ok || u.abandoned {
+			return out, catalog.ErrNotReserved
+		}
+		delete(w.uploads, f.Key)
+		files[f.Compression] = f.Key
+	}
+	if len(files) == 0 {
+		return out, errNoFile
+	}
+	w.files[p.NarHash] = files
+	if live {
+		out.Verdict = catalog.Present
+		return out, nil
+	}
+	w.nar[name] = p.NarHash
+	w.order = append(w.order, name)
+	w.forget(name)
+	return out, nil
+}
+
+func (w *world) forget(name string) {
+	if _, ok := w.waiting[name]; !ok {
+		return
+	}
+	delete(w.waiting, name)
+	for k, u := range w.uploads {
+		if u.item == Base(name) {
+			w.uploads[k] = upload{}
+		}
+	}
+}
+
+func (m *model) compare() {
+	published := map[string]bool{}
+	for _, it := range collect(m.T, m.c.Items(m.Context(), 0)) {
+		name := it.Path.Name()
+		if m.nar[name] != it.NarHash {
+			m.Errorf("%s is published with %s, want %s", name, it.NarHash, m.nar[name])
+		}
+		for _, r := range it.References {
+			if r != it.Path.Base && !published[r.Name()] {
+				m.Errorf("%s is published before its reference %s", name, r.Name())
+			}
+		}
+		published[name] = true
+		have := map[compress.Method]objstore.Key{}
+		for _, f := range it.Files {
+			have[f.Compression] = f.Key
+		}
+		if !maps.Equal(have, m.files[it.NarHash]) {
+			m.Errorf("%s has files %v, want %v", name, have, m.files[it.NarHash])
+		}
+	}
+	if len(published) != len(m.nar) {
+		m.Errorf("%d items are published, want %d", len(published), len(m.nar))
+	}
+	uploads := map[objstore.Key]storepath.Base{}
+	for _, u := range collect(m.T, m.c.Uploads(m.Context())) {
+		uploads[u.Key] = u.For
+	}
+	want := map[objstore.Key]storepath.Base{}
+	for k, u := range m.uploads {
+		want[k] = u.item
+	}
+	if !maps.Equal(uploads, want) {
+		m.Errorf("uploads %v, want %v", uploads, want)
+	}
+	waiting := map[string]bool{}
+	for _, w := range collect(m.T, m.c.WaitingItems(m.Context())) {
+		waiting[w.Path.Name()] = true
+		if len(w.Missing) == 0 {
+			m.Errorf("%s waits for nothing", w.Path.Name())
+		}
+	}
+	for name := range m.waiting {
+		if !waiting[name] {
+			m.Errorf("%s does not wait", name)
+		}
+	}
+	if len(waiting) != len(m.waiting) {
+		m.Errorf("%d items wait, want %d", len(waiting), len(m.waiting))
+	}
+}

@@ -142,7 +142,7 @@ func (m *model) step(reopen func(t *testing.T, c catalog.Catalogue) catalog.Cata
 		m.seen = map[string]int{}
 	}
 	switch n := m.r.IntN(40); {
-	case n < 16:
+	case n < 20:
 		return m.reserve()
 	case n < 34:
 		return m.publish()
@@ -227,7 +227,12 @@ func (m *model) abandoned() string {
 func (m *model) publish() string {
 	var batch []catalog.Publication
 	for range 1 + m.r.IntN(5) {
-		batch = append(batch, m.publication())
+		p := m.publication()
+		// Most that have no nar at all are made anew: they are an error, and end the batch.
+		for tries := 0; tries < 8 && len(p.Files) == 0 && len(m.files[p.NarHash]) == 0; tries++ {
+			p = m.publication()
+		}
+		batch = append(batch, p)
 	}
 	got, err := m.c.Publish(m.Context(), batch)
 	after := m.clone()

@@ -43,6 +43,11 @@ func (s *Server) lookUp(ctx context.Context, h storepath.HashPart) (*prepared, e
 	if p := s.prepared.find([]byte(h)); p != nil {
 		return p, nil
 	}
+	if absent, err := s.known.absent(ctx, h); err != nil {
+		return nil, err
+	} else if absent {
+		return nil, catalog.ErrNotFound
+	}
 	generation := s.prepared.generation([]byte(h))
 	it, err := s.Catalogue.Item(ctx, h)
 	if err != nil {

@@ -60,6 +60,18 @@ func (s *shelf) Version(context.Context) (int64, error) {
 	return s.version, s.err
 }
 
+func (s *shelf) EachHashPart(_ context.Context, after int64, f func([20]byte)) (last int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for h, it := range s.items {
+		if it.Sequence > after {
+			f(h.Bytes())
+		}
+		last = max(last, it.Sequence)
+	}
+	return max(last, after), s.err
+}
+
 func (s *shelf) Log(context.Context, storepath.Base) (objstore.Key, error) {
 	return "", catalog.ErrNotFound
 }
@@ -79,7 +91,10 @@ func (s *shelf) put(name string, m ...compress.Method) catalog.Item {
 	for _, m := range m {
 		it.Files = append(it.Files, catalogtest.File(name, m))
 	}
-	s.change(func() { s.items[it.Path.HashPart()] = it })
+	s.change(func() {
+		it.Sequence = int64(len(s.items) + 1)
+		s.items[it.Path.HashPart()] = it
+	})
 	return it
 }
 

@@ -136,6 +136,9 @@ type Reader interface {
 	Files(ctx context.Context, narHash digest.SHA256) ([]File, error)
 	// Items yields the published items whose sequence is greater than after, in ascending order.
 	Items(ctx context.Context, after int64) iter.Seq2[Item, error]
+	// EachHashPart calls f with the bytes of the hash part of each published item whose sequence is greater than after, in no
+	// particular order, all as of one moment, and returns the sequence of the last item of that moment.
+	EachHashPart(ctx context.Context, after int64, f func([20]byte)) (last int64, err error)
 	// Counts sums up.
 	Counts(ctx context.Context) (Counts, error)
 	// Version changes whenever anything is published or withdrawn, also by another process. It is cheap.

@@ -371,8 +371,22 @@ func Run(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen func(t 
 		if us := collect(t, c.Uploads(t.Context())); len(us) != n {
 			t.Errorf("%d uploads", len(us))
 		}
+		hashes := map[[20]byte]bool{}
+		end, err := c.EachHashPart(t.Context(), 0, func(h [20]byte) { hashes[h] = true })
+		if err != nil || len(hashes) != n {
+			t.Errorf("%d hash parts, %v", len(hashes), err)
+		}
+		publish(t, c, Item("one-more"))
+		var since []storepath.HashPart
+		end, err = c.EachHashPart(t.Context(), end, func(h [20]byte) { since = append(since, storepath.HashPartOf(h)) })
+		if err != nil || len(since) != 1 || since[0] != Base("one-more").HashPart() {
+			t.Errorf("hash parts since: %v, %v", since, err)
+		}
+		if again, err := c.EachHashPart(t.Context(), end, func([20]byte) { t.Error("a hash part again") }); again != end || err != nil {
+			t.Errorf("after the last: %d, want %d; %v", again, end, err)
+		}
 		last := collect(t, c.Items(t.Context(), 0))[n-1].Sequence
-		if after := collect(t, c.Items(t.Context(), last-1)); len(after) != 1 {
+		if after := collect(t, c.Items(t.Context(), last-1)); len(after) != 2 {
 			t.Errorf("%d items after the last but one", len(after))
 		}
 	})

@@ -276,7 +276,7 @@ for _ in 1 2 3 4 5 6 7 8; do
   stop s3 # somebody else has the port
 done
 [ -n "$s3url" ] || die "the S3 server does not start"
-printf 'demo\ndemo-secret-123\n' > credentials
+(umask 077 && printf 'demo\ndemo-secret-123\n' > credentials)
 cat > bucket.toml << TOML
 state = "$work/second"
 [objects]

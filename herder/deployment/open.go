@@ -50,9 +50,10 @@ func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *De
 			d = nil
 		}
 	}()
+	bucket := cfg.Objects.bucket()
 	if cfg.Objects.Endpoint != "" {
 		// A mistake in the configuration is told before anything is made.
-		if _, _, err := d.accessKeys(); err != nil {
+		if bucket.AccessKey, bucket.SecretKey, err = d.accessKeys(); err != nil {
 			return d, err
 		}
 	}
@@ -79,7 +80,7 @@ func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *De
 	case recorded != "" && recorded != where:
 		return d, Mistake("objects", fmt.Errorf("%w: what is published here lies in the %s, and the configuration names the %s", ErrElsewhere, recorded, where))
 	}
-	if err := d.openObjects(ctx); err != nil {
+	if err := d.openObjects(ctx, bucket); err != nil {
 		return d, err
 	}
 	// Only now: a store that could not be opened is not where anything lies.
@@ -128,7 +129,7 @@ func (d *Deployment) Close() error {
 	return errors.Join(errs...)
 }
 
-func (d *Deployment) openObjects(ctx context.Context) error {
+func (d *Deployment) openObjects(ctx context.Context, bucket s3.Config) error {
 	o := d.Config.Objects
 	if o.Endpoint == "" {
 		root := o.Directory
@@ -145,11 +146,6 @@ func (d *Deployment) openObjects(ctx context.Context) error {
 		d.Objects, d.Root = store, root
 		d.close = append(d.close, store.Close)
 		return nil
-	}
-	bucket := o.bucket()
-	var err error
-	if bucket.AccessKey, bucket.SecretKey, err = d.accessKeys(); err != nil {
-		return err
 	}
 	store, err := s3.New(bucket)
 	if err != nil {

@@ -162,7 +162,7 @@ type Counts struct {
 type Publisher interface {
 	// Reserve hands out a key for each want, and records it durably before it returns. The same want gets the same key again
 	// while nothing was published under it, so that a later run finds what an earlier one had written. A key that is
-	// part of a published item is never handed out again.
+	// part of a published item is never handed out again, nor is one of an earlier generation than such a key.
 	Reserve(ctx context.Context, wants []Want) ([]objstore.Key, error)
 	// Publish decides each publication, in an order that puts references first, in one transaction: all outcomes are
 	// durable when it returns, or, with an error, nothing was changed. A publication without files is for a nar that is
@@ -170,6 +170,12 @@ type Publisher interface {
 	Publish(ctx context.Context, ps []Publication) ([]Outcome, error)
 	// RecordVerified notes that files were expanded and hashed again at the given time.
 	RecordVerified(ctx context.Context, keys []objstore.Key, at time.Time) error
+	// Replace puts a file in the place of the published one with the key old, whose object is lost: of the same nar in the same
+	// compression, under a key that was reserved. For all items with that nar it is served from the moment that Replace
+	// returns; old is an upload that is being cleaned up from then on, which Uploads tells and Reserve never hands out. It fails
+	// with ErrNotFound if old is not the key of a published file, and with ErrNotReserved if f's key is not reserved, or held
+	// for an item that waits; then nothing was changed.
+	Replace(ctx context.Context, old objstore.Key, f File) error
 }
 
 // Accounts let a check compare the catalogue with the object store, both ways.

@@ -482,6 +482,8 @@ func Run(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen func(t 
 		equal(t, "verified", got.Files[0].Verified, at)
 	})
 
+	testReplace(t, open, reopen)
+
 	t.Run("tokens are found by hash, expire and are revoked", func(t *testing.T) { testTokens(t, open(t)) })
 }
 

@@ -36,6 +36,9 @@ func Model(t *testing.T, seed uint64, steps int, open func(t *testing.T) catalog
 			t.Errorf("seed %d: no step came to %q", seed, verdict)
 		}
 	}
+	if m.seen["replaced"] == 0 {
+		t.Errorf("seed %d: no file was replaced", seed)
+	}
 }
 
 // items is how many items the model plays with; item i references some of those before it.
@@ -141,7 +144,9 @@ func (m *model) step(reopen func(t *testing.T, c catalog.Catalogue) catalog.Cata
 	if m.seen == nil {
 		m.seen = map[string]int{}
 	}
-	switch n := m.r.IntN(40); {
+	switch n := m.r.IntN(42); {
+	case n >= 40:
+		return m.replace()
 	case n < 20:
 		return m.reserve()
 	case n < 34:
@@ -165,9 +170,9 @@ func (m *model) reserve() string {
 	if err != nil {
 		m.Fatal(err)
 	}
-	for generation := 1; ; generation++ {
+	for generation := m.lastFile(want.Compression, want.Base) + 1; ; generation++ {
 		k := catalog.NarKey(want.Compression, want.Base, generation)
-		if generation == 1 && want.After != "" || m.isFile(k) || m.uploads[k].abandoned {
+		if generation == 1 && want.After != "" || m.uploads[k].abandoned {
 			continue
 		}
 		if got[0] != k {
@@ -180,15 +185,16 @@ func (m *model) reserve() string {
 	}
 }
 
-func (w *world) isFile(k objstore.Key) bool {
+// lastFile returns the last generation of an item's keys that is published, or 0.
+func (w *world) lastFile(method compress.Method, b storepath.Base) (last int) {
 	for _, files := range w.files {
 		for _, have := range files {
-			if have == k {
-				return true
+			if m, base, generation, err := catalog.ParseNarKey(have); err == nil && m == method && base == b {
+				last = max(last, generation)
 			}
 		}
 	}
-	return false
+	return last
 }
 
 // pick returns some upload, or "".
@@ -222,6 +228,55 @@ func (m *model) abandoned() string {
 		delete(m.uploads, k)
 	}
 	return fmt.Sprintf("forgetting %s", k)
+}
+
+// replace puts an upload in the place of a published file of the same item and compression.
+func (m *model) replace() string {
+	var olds []objstore.Key
+	for _, files := range m.files {
+		olds = append(olds, slices.Collect(maps.Values(files))...)
+	}
+	k := m.pick()
+	old := k // one that is not published
+	if slices.Sort(olds); len(olds) > 0 && m.r.IntN(8) > 0 {
+		old = olds[m.r.IntN(len(olds))]
+	}
+	if old == "" || k == "" {
+		return "replacing nothing"
+	}
+	method, _, _, err := catalog.ParseNarKey(old)
+	if wants, _, _, badKey := catalog.ParseNarKey(k); err != nil || badKey != nil {
+		m.Fatal(err, badKey)
+	} else if wants != method {
+		return "replacing nothing"
+	}
+	f := File("x", method)
+	f.Key = k
+	err = m.c.Replace(m.Context(), old, f)
+	what := fmt.Sprintf("replacing %s by %s", old, k)
+	u := m.uploads[k]
+	var want error
+	switch {
+	case !slices.Contains(olds, old):
+		want = catalog.ErrNotFound
+	case u.abandoned, u.item != "":
+		want = catalog.ErrNotReserved
+	}
+	if !errors.Is(err, want) || (want == nil) != (err == nil) {
+		m.Errorf("Replace(%s, %s) = %v, want %v", old, k, err, want)
+	}
+	if err != nil {
+		return what
+	}
+	m.seen["replaced"]++
+	for _, files := range m.files {
+		if files[method] == old {
+			files[method] = k
+		}
+	}
+	delete(m.uploads, k)
+	m.uploads[old] = upload{abandoned: true}
+	return what
 }
 
 func (m *model) publish() string {

@@ -21,6 +21,7 @@ import (
 const (
 	opPublished  = 1
 	opFilesAdded = 2
+	opReplaced   = 3
 )
 
 // Reserve implements catalog.Publisher.
@@ -52,15 +53,12 @@ func reserve(conn *sqlite.Conn, w catalog.Want, now int64) (objstore.Key, error)
 		}
 		generation = last + 1
 	}
-	for ; ; generation++ {
+	published, err := lastGeneration(conn, w)
+	if err != nil {
+		return "", err
+	}
+	for generation = max(generation, published+1); ; generation++ {
 		k := catalog.NarKey(w.Compression, w.Base, generation)
-		used, err := scalar(conn, "SELECT count(*) FROM files WHERE key = ?", string(k))
-		if err != nil {
-			return "", err
-		}
-		if used > 0 {
-			continue
-		}
 		// A key that is being cleaned up may lose its object at any moment.
 		err = sqlitex.Execute(conn, "INSERT INTO uploads(key, since) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET since = excluded.since WHERE state = 0",
 			&sqlitex.ExecOptions{Args: []any{string(k), now}})
@@ -71,6 +69,19 @@ func reserve(conn *sqlite.Conn, w catalog.Want, now int64) (objstore.Key, error)
 			return k, nil
 		}
 	}
+}
+
+// lastGeneration returns the last generation of w's keys that is published, or 0. Before it no key is handed out, since it may be
+// one that Replace took out of service, of which somebody may still hold the URL.
+func lastGeneration(conn *sqlite.Conn, w catalog.Want) (last int, err error) {
+	one := string(catalog.NarKey(w.Compression, w.Base, 1))
+	err = sqlitex.Execute(conn, "SELECT key FROM files WHERE key = ? OR key > ? AND key < ?",
+		&sqlitex.ExecOptions{Args: []any{one, one + ";", one + "<"}, ResultFunc: func(s *sqlite.Stmt) error {
+			_, _, generation, err := catalog.ParseNarKey(objstore.Key(s.ColumnText(0)))
+			last = max(last, generation)
+			return err
+		}})
+	return last, err
 }
 
 // Publish implements catalog.Publisher.

@@ -41,6 +41,7 @@ var floors = map[string]int{
 	"internal/httpfront": 1,
 
 	"internal/catalog":    2,
+	"internal/feed":       2,
 	"internal/fleet":      2,
 	"internal/lease":      2,
 	"internal/tlsfront":   2,

@@ -14,6 +14,8 @@ packages=(
   ca-certificates gcc libc6-dev
   # pgrep, ps and kill for the demo and the benchmarks.
   procps
+  # The feed's verifier, which was written from the documentation alone.
+  python3
 )
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then

@@ -485,6 +485,7 @@ func Run(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen func(t 
 	testReplace(t, open, reopen)
 
 	t.Run("tokens are found by hash, expire and are revoked", func(t *testing.T) { testTokens(t, open(t)) })
+	testFeed(t, open, reopen)
 }
 
 func reserve(t testing.TB, c catalog.Publisher, wants []catalog.Want) []objstore.Key {

@@ -246,7 +246,7 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 		}
 		out.Unused = unused
 		if added > 0 {
-			return out, t.change(opFilesAdded, id)
+			return out, t.change(catalog.ChangeFilesAdded, id)
 		}
 		return out, nil
 	}
@@ -282,7 +282,7 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 	if err := t.forget(hash[:]); err != nil {
 		return out, err
 	}
-	return out, t.change(opPublished, id)
+	return out, t.change(catalog.ChangePublished, id)
 }
 
 // pack encodes the references of a new item as the ascending distances from its id, each as the varint of its difference to the
@@ -360,8 +360,8 @@ func (t *publishing) addFiles(nar int64, files []catalog.File) (added int, unuse
 	return added, unused, nil
 }
 
-func (t *publishing) change(op int, item int64) error {
-	return sqlitex.Execute(t.conn, "INSERT INTO changes(op, item, at) VALUES(?, ?, ?)", &sqlitex.ExecOptions{Args: []any{op, item, t.now.UnixMilli()}})
+func (t *publishing) change(kind catalog.ChangeKind, item int64) error {
+	return sqlitex.Execute(t.conn, "INSERT INTO changes(op, item, at) VALUES(?, ?, ?)", &sqlitex.ExecOptions{Args: []any{int64(kind), item, t.now.UnixMilli()}})
 }
 
 // keepWaiting records an item that nobody sees until missing are published. What waits twice is kept as it came last.

@@ -65,6 +65,12 @@ CREATE TABLE logs(of TEXT NOT NULL PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID
 CREATE INDEX logs_by_key ON logs(key);
 CREATE TABLE tokens(hash BLOB NOT NULL PRIMARY KEY, name TEXT NOT NULL, scopes TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL, revoked INTEGER NOT NULL);
 `,
+	`
+-- The change feed as it was told: its name, the records that are in no segment yet, and the segments.
+CREATE TABLE feed(only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL);
+CREATE TABLE feed_lines(seq INTEGER PRIMARY KEY, chain BLOB NOT NULL, line BLOB NOT NULL);
+CREATE TABLE feed_segments(number INTEGER PRIMARY KEY, last INTEGER NOT NULL, chain BLOB NOT NULL, size INTEGER NOT NULL, sha256 BLOB NOT NULL, packed BLOB NOT NULL);
+`,
 }
 
 // pragmas are set on each connection. FULL makes a commit survive a power cut; the cache is in KiB; a writer in another

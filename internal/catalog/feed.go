@@ -1,0 +1,68 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+
+	"narfold/internal/digest"
+)
+
+// ErrFeedMoved says that the feed does not end any more where the caller thought: read its end again.
+var ErrFeedMoved = errors.New("the change feed has moved on")
+
+// ChangeKind says what a change did to an item.
+type ChangeKind int
+
+// The kinds of changes, as catalogues keep them.
+const (
+	ChangePublished  ChangeKind = 1
+	ChangeFilesAdded ChangeKind = 2
+)
+
+// Change is one change of what is published.
+type Change struct {
+	Sequence int64 // from 1, without gaps; not that of items
+	Kind     ChangeKind
+	At       time.Time // to the millisecond
+	Item     Item      // as it is now, which may be after later changes
+}
+
+// FeedLine is a record of the change feed as it was written, with the chain hash after it.
+type FeedLine struct {
+	Sequence int64 // that of the change
+	Chain    digest.SHA256
+	Line     []byte
+}
+
+// FeedSegment is a whole segment of the change feed.
+type FeedSegment struct {
+	Number int64         // from 1
+	Last   int64         // sequence of its last line
+	Chain  digest.SHA256 // after its last line
+	Size   int64         // bytes of its text
+	SHA256 digest.SHA256 // of its text
+	Packed []byte        // its text in the packing of whoever sealed it
+}
+
+// Feed keeps the change feed. A change is found out by Changes, and becomes a line that stays as it is when AppendFeed has returned.
+// Lines are appended by whoever serves the feed; of several, one succeeds.
+type Feed interface {
+	// FeedOrigin returns the name of the feed. At the first call the given one is recorded.
+	FeedOrigin(ctx context.Context, propose string) (string, error)
+	// Changes returns the changes whose sequence is greater than after, ascending, at most limit.
+	Changes(ctx context.Context, after int64, limit int) ([]Change, error)
+	// AppendFeed appends lines that continue one another, or appends none: with ErrFeedMoved if the first does not
+	// continue the feed.
+	AppendFeed(ctx context.Context, lines []FeedLine) error
+	// FeedTail returns the last segment, without Packed, and the lines after it. Without a segment, its Number is 0.
+	FeedTail(ctx context.Context) (FeedSegment, []FeedLine, error)
+	// SealFeed keeps a segment, the next, in place of its lines. With ErrFeedMoved nothing was changed: it is kept already, or
+	// it is not the next, or not all of its lines are there.
+	SealFeed(ctx context.Context, s FeedSegment) error
+	// FeedSegment returns a segment, or ErrNotFound.
+	FeedSegment(ctx context.Context, number int64) (FeedSegment, error)
+	// FeedSegments yields all segments without Packed, ascending.
+	FeedSegments(ctx context.Context) iter.Seq2[FeedSegment, error]
+}

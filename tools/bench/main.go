@@ -32,7 +32,7 @@ type part struct {
 	run  func(*bench) error
 }
 
-// parts are what can be asked for, in the order of the page. What deletes many files comes last: for some seconds after that, ext4
+// parts are what can be asked for, in the order of the page. What deletes many files comes last: for some minutes after that, ext4
 // creates files slowly.
 var parts = []part{
 	{"import", (*bench).importing},

@@ -74,7 +74,7 @@ func TestCheckSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 	}
 	name := filepath.Base(object)
 	checked(t, exitDone, []string{"all is well"}, with()...)
-	checked(t, exitDamage, []string{"corrupt: nar/gzip/" + name, "its bytes have changed", "item: /nix/store/" + name, "try: bring back " + object + " from a backup", "damage: 1 found"}, with("--deep")...)
+	checked(t, exitDamage, []string{"corrupt: nar/gzip/" + name, "its bytes have changed", "item: /nix/store/" + name, "try: narfold repair --state " + state + " --item " + name[:32] + " SOURCE, or bring back " + object + " from a backup", "damage: 1 found"}, with("--deep")...)
 	if err := os.Remove(object); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"narfold/herder/check"
+	"narfold/internal/storepath"
 )
 
 // checkText tells a report to people: what is wrong first, with the step to take, and then the numbers.
@@ -69,7 +70,14 @@ func (r checkText) next(f *check.Finding) string {
 		if f.Size == 0 {
 			return "bring back " + where + " from a backup"
 		}
-		return fmt.Sprintf("bring back %s from a backup or a mirror: %d bytes, %s", where, f.Size, f.SHA256)
+		if len(f.Items) == 0 {
+			return fmt.Sprintf("bring back %s from a backup or a mirror: %d bytes, %s", where, f.Size, f.SHA256)
+		}
+		item, err := storepath.Parse(f.Items[0])
+		if err != nil {
+			return "bring back " + where + " from a backup"
+		}
+		return fmt.Sprintf("narfold repair %s --item %s SOURCE, or bring back %s from a backup: %d bytes, %s", r.flags.text(), item.HashPart(), where, f.Size, f.SHA256)
 	case check.Open:
 		return "narfold import the references from where the item came, or restore a backup of the catalogue"
 	case check.Unreadable:

@@ -11,6 +11,7 @@ type commandLine struct {
 	Push   pushCommand    `cmd:"" group:"content" help:"Publish store items on a herder over HTTP."`
 	Token  tokenCommands  `cmd:"" group:"care" help:"Make and end the rights of those who publish."`
 	Check  checkCommand   `cmd:"" group:"care" help:"Compare what is published with what is stored."`
+	Repair repairCommand  `cmd:"" group:"care" help:"Bring damaged objects back from where their nars can be had."`
 
 	Key     keyCommands     `cmd:"" group:"offline" help:"Make and inspect signing keys."`
 	Narinfo narinfoCommands `cmd:"" group:"offline" help:"Check and sign narinfos."`

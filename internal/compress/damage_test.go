@@ -34,7 +34,7 @@ func typed(err error) bool {
 }
 
 func TestFlippedBitIsFoundOrHarmless(t *testing.T) {
-	data := prose(4000)
+	data := prose(2000)
 	for m, packed := range damaged(t, data) {
 		if m == Brotli {
 			continue // the format has no check
@@ -64,7 +64,7 @@ func TestFlippedBitIsFoundOrHarmless(t *testing.T) {
 }
 
 func TestTruncationIsFoundAtEveryOffset(t *testing.T) {
-	data := prose(4000)
+	data := prose(2000)
 	for m, packed := range damaged(t, data) {
 		t.Run(string(m), func(t *testing.T) {
 			t.Parallel()
@@ -103,13 +103,13 @@ func TestBytesAfterTheEndAreFound(t *testing.T) {
 }
 
 func TestErrorOfTheInputPassesUnchanged(t *testing.T) {
-	data := prose(300_000)
+	data := prose(200_000)
 	all := damaged(t, data)
 	all[None] = data
 	cause := errors.New("cable was cut")
 	for m, packed := range all {
 		t.Run(string(m), func(t *testing.T) {
-			for range 15 {
+			for range 6 {
 				n := rand.IntN(len(packed) + 1)
 				for name, failure := range map[string]error{"own": cause, "library's": io.ErrUnexpectedEOF} {
 					_, err, servable := inflate(t, m, io.MultiReader(bytes.NewReader(packed[:n]), iotest.ErrReader(failure)))
@@ -173,10 +173,10 @@ func TestPooledDecodersForget(t *testing.T) {
 }
 
 func TestWriterStopsAtAnErrorOfItsOutput(t *testing.T) {
-	data := noise(400_000)
+	data := noise(200_000)
 	for _, m := range writable {
 		for _, o := range []Options{{Level: Fastest}, {Level: Fastest, Frames: true, Programs: true}} {
-			for _, room := range []int64{0, 1, 200_000} {
+			for _, room := range []int64{0, 1, 100_000} {
 				t.Run(string(m)+" "+strconv.FormatInt(room, 10), func(t *testing.T) {
 					out := &full{room: room}
 					w, err := o.NewWriter(m, out)

@@ -54,7 +54,7 @@ func prose(n int) []byte {
 }
 
 // long returns more than the 4 MiB that make a piece of lzip and xz at the Fastest level, and is quick to compress.
-func long() []byte { return join(prose(500_000), make([]byte, 4<<20), noise(250_000)) }
+func long() []byte { return join(prose(100_000), make([]byte, 4<<20), noise(100_000)) }
 
 // run gives in to a program of a Debian package and returns what it writes.
 func run(tb testing.TB, debian string, in []byte, name string, args ...string) []byte {
@@ -69,6 +69,11 @@ func run(tb testing.TB, debian string, in []byte, name string, args ...string) [
 		tb.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, complaint.String())
 	}
 	return out.Bytes()
+}
+
+// matters reports whether writing m takes other paths with o than with its Level alone.
+func matters(o Options, m Method) bool {
+	return (!o.Frames || m == Zstd) && (!o.Programs || m == Lzip || m == Xz)
 }
 
 // deflated compresses with this package.

@@ -91,7 +91,7 @@ func TestHeadersAloneTakeBoundedMemory(t *testing.T) {
 		"zstd, window of 128 MiB":         {Zstd, append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 17 << 3}, 0x0a, 0, 0, 'x'), 132},
 		"zstd, single segment of 128 MiB": {Zstd, append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0, 8}, 0x0a, 0, 0, 'x'), 132},
 		"zstd, single segment of 4 GiB":   {Zstd, append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0, 255}, 0x0a, 0, 0, 'x'), 2},
-		"lzip, dictionary of 128 MiB":     {Lzip, append([]byte("LZIP\x01\x1b"), make([]byte, 5)...), 2},
+		"lzip, dictionary of 128 MiB":     {Lzip, append([]byte("LZIP\x01\x1b"), make([]byte, 5)...), 132},
 		"lzip, dictionary of 256 MiB":     {Lzip, append([]byte("LZIP\x01\x1c"), make([]byte, 5)...), 2},
 		"xz, dictionary of 128 MiB":       {Xz, peers[Xz].pack(t, "-1 --lzma2=dict=128MiB", prose(3000))[:900], 132},
 		"xz, dictionary of 192 MiB":       {Xz, peers[Xz].pack(t, "-1 --lzma2=dict=192MiB", prose(3000)), 2},
@@ -109,5 +109,26 @@ func TestHeadersAloneTakeBoundedMemory(t *testing.T) {
 				t.Errorf("took %d MiB, at most %d allowed", took, c.most)
 			}
 		})
+	}
+}
+
+// What Guix writes states the dictionary of its compression level even for a small item.
+func TestSmallLzipItemTakesLittleMemory(t *testing.T) {
+	data := prose(3000)
+	packed := peers[Lzip].pack(t, "-9", data)
+	packed[5] = 25 // 32 MiB
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	wantInflated(t, Lzip, packed, data)
+	runtime.ReadMemStats(&after)
+	if took := (after.TotalAlloc - before.TotalAlloc) >> 10; took > 1024 {
+		t.Errorf("took %d KiB", took)
+	}
+	for _, lie := range []byte{200, 0} { // a data size that is too small, with which the dictionary is, too
+		bad := bytes.Clone(packed)
+		bad[len(bad)-16], bad[len(bad)-15] = lie, 0
+		if got, err, _ := inflate(t, Lzip, bytes.NewReader(bad)); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("data size %d: %d bytes, error %v", lie, len(got), err)
+		}
 	}
 }

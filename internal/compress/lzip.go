@@ -1,15 +1,22 @@
 package compress
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"io"
-	"sync"
+	"math"
+
+	"github.com/ulikunitz/xz/lzma"
 )
 
 // lzipMagic begins every member; the byte after it is the version, which is 1 in all that lzip wrote since 2009.
 const lzipMagic = "LZIP\x01"
+
+// lzipTrailer is the size in bytes of what ends a member: CRC32 and size of the data, and size of the member.
+const lzipTrailer = 20
 
 // Bounds of the dictionary size in bytes, from the lzip manual, "File format".
 const (
@@ -35,47 +42,48 @@ func lzipDictSize(b byte) (int, error) {
 }
 
 // lzipDecoder reads members one after the other. It refuses what lzip itself passes over: bytes after the last member.
+//
+// The stream within a member is decoded by a library, which reads byte by byte and so takes nothing from behind the end marker. It
+// also demands that nothing is left in the range coder there. It does not look at the length that the marker carries, and takes
+// one that lzip would not write (and would refuse) for the end.
 type lzipDecoder struct {
-	*lzmaDecoder
-	inside bool  // within a member's stream
-	first  int64 // offset of the member
-	any    bool  // a member was read
+	src    *source
+	in     *bufio.Reader
+	stream *lzma.Reader // of the current member, or nil between members
+	first  int64        // offset of the member
+	any    bool         // a member was read
 	crc    uint32
-	given  int // window bytes up to here were handed out
-	err    error
+	total  uint64 // bytes that the member gave
 }
 
-var lzmaDecoders = sync.Pool{New: func() any { return new(lzmaDecoder) }}
+// lzipBuffer is also how large, in bytes, a last member may be that shows what it holds before it is decoded.
+const lzipBuffer = 64 << 10
 
 func newLzipDecoder(src *source) *lzipDecoder {
-	d := &lzipDecoder{lzmaDecoder: lzmaDecoders.Get().(*lzmaDecoder)}
-	d.rangeDecoder.reset(src)
-	d.pos = 0 // else the first Read would give what the last user left in the window
-	return d
+	return &lzipDecoder{src: src, in: bufio.NewReaderSize(src, lzipBuffer)}
 }
 
-func (z *lzipDecoder) release() {
-	z.src = nil
-	if cap(z.window) <= 8<<20 { // the usual dictionary; larger ones are left to the garbage collector
-		lzmaDecoders.Put(z.lzmaDecoder)
-	}
-	z.lzmaDecoder = nil
-}
+func (z *lzipDecoder) release() { z.in, z.stream = nil, nil }
+
+// offset is the number of input bytes consumed.
+func (z *lzipDecoder) offset() int64 { return z.src.n - int64(z.in.Buffered()) }
 
 func (z *lzipDecoder) Read(p []byte) (int, error) {
 	for {
-		if z.given < z.pos {
-			n := copy(p, z.window[z.given:z.pos])
-			z.given += n
-			return n, nil
+		if z.stream == nil {
+			if err := z.header(); err != nil {
+				return 0, err
+			}
 		}
-		if z.err != nil {
-			return 0, z.err
+		n, err := z.stream.Read(p)
+		z.crc = crc32.Update(z.crc, crc32.IEEETable, p[:n])
+		z.total += uint64(n)
+		if err == io.EOF {
+			z.stream = nil
+			err = z.trailer()
 		}
-		if z.inside {
-			z.err = z.more()
-		} else {
-			z.err = z.header()
+		if n > 0 || err != nil {
+			return n, err
 		}
 	}
 }
@@ -83,18 +91,19 @@ func (z *lzipDecoder) Read(p []byte) (int, error) {
 // header begins a member; it returns io.EOF if the input ends where a member may begin.
 func (z *lzipDecoder) header() error {
 	z.first = z.offset()
-	h, err := z.next(6)
-	if err == io.ErrUnexpectedEOF {
-		if len(h) == 0 && z.any {
-			return io.EOF
+	var h [6]byte
+	n, err := io.ReadFull(z.in, h[:])
+	switch {
+	case err == io.EOF && z.any:
+		return io.EOF
+	case err == io.EOF, err == io.ErrUnexpectedEOF:
+		if k := min(n, len(lzipMagic)); string(h[:k]) == lzipMagic[:k] {
+			return io.ErrUnexpectedEOF
 		}
-		if n := min(len(h), len(lzipMagic)); string(h[:n]) == lzipMagic[:n] {
-			return err
-		}
-	} else if err != nil {
+	case err != nil:
 		return err
 	}
-	if len(h) < 6 || string(h[:5]) != lzipMagic {
+	if string(h[:5]) != lzipMagic {
 		if z.any {
 			return fmt.Errorf("%w: bytes after the last member", ErrCorrupt)
 		}
@@ -104,37 +113,45 @@ func (z *lzipDecoder) header() error {
 	if err != nil {
 		return err
 	}
-	if err := z.start(dict); err != nil {
-		return err
-	}
-	z.inside, z.any, z.crc, z.given = true, true, 0, 0
-	return nil
-}
-
-// more decodes another batch, and checks the trailer if the member ends.
-func (z *lzipDecoder) more() error {
-	z.room()
-	from := z.pos
-	z.given = from
-	err := z.run(min(len(z.window), from+lzmaBatch))
-	z.crc = crc32.Update(z.crc, crc32.IEEETable, z.window[from:z.pos])
+	// The library wants the header of an .lzma file: literal context bits 3, literal position bits 0 and position bits 2 in one
+	// byte, the dictionary size, and a data size that is not known, so that there must be an end marker.
+	classic := binary.LittleEndian.AppendUint32([]byte{(2*5+0)*9 + 3}, uint32(z.needed(dict)))
+	classic = binary.LittleEndian.AppendUint64(classic, math.MaxUint64)
+	z.stream, err = lzma.ReaderConfig{DictCap: MaxWindow}.NewReader(struct {
+		io.Reader
+		io.ByteReader
+	}{bytes.NewReader(classic), z.in})
 	if err == io.EOF {
-		z.inside = false
-		err = z.trailer()
+		return io.ErrUnexpectedEOF
 	}
+	z.any, z.crc, z.total = true, 0, 0
 	return err
 }
 
-func (z *lzipDecoder) trailer() error {
-	// The encoder flushes its whole state, so that nothing is left when all is decoded.
-	if z.code != 0 {
-		return fmt.Errorf("%w: stream does not end at its end marker", ErrCorrupt)
+// needed is how much of a dictionary to allocate. The library takes all of it before it reads a byte, and what Guix writes states
+// the dictionary of the compression level (32 MiB at level 9) however small the item is. If the rest of the input is in the buffer
+// and its last bytes are the trailer of this very member, nothing can refer to further back than the data size given there; a
+// trailer that lies about it is refused anyway.
+func (z *lzipDecoder) needed(dict int) int {
+	rest, err := z.in.Peek(lzipBuffer)
+	if err == nil || len(rest) < lzipTrailer {
+		return dict
 	}
-	t, err := z.next(20)
-	if err != nil {
+	trailer := rest[len(rest)-lzipTrailer:]
+	if binary.LittleEndian.Uint64(trailer[12:]) != uint64(z.offset()-z.first)+uint64(len(rest)) {
+		return dict
+	}
+	return int(min(uint64(dict), max(lzipMinDict, binary.LittleEndian.Uint64(trailer[4:]))))
+}
+
+func (z *lzipDecoder) trailer() error {
+	var t [lzipTrailer]byte
+	if _, err := io.ReadFull(z.in, t[:]); err == io.EOF {
+		return io.ErrUnexpectedEOF
+	} else if err != nil {
 		return err
 	}
-	if crc := binary.LittleEndian.Uint32(t); crc != z.crc {
+	if crc := binary.LittleEndian.Uint32(t[:]); crc != z.crc {
 		return fmt.Errorf("%w: CRC32 is %08x, trailer says %08x", ErrCorrupt, z.crc, crc)
 	}
 	if size := binary.LittleEndian.Uint64(t[4:]); size != z.total {

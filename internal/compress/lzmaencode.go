@@ -66,7 +66,7 @@ func (l Level) lzipMember(dst *bytes.Buffer, piece []byte) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	var trailer [20]byte
+	var trailer [lzipTrailer]byte
 	binary.LittleEndian.PutUint32(trailer[:], crc32.ChecksumIEEE(piece))
 	binary.LittleEndian.PutUint64(trailer[4:], uint64(len(piece)))
 	binary.LittleEndian.PutUint64(trailer[12:], uint64(dst.Len()-begin+len(trailer)))

@@ -16,8 +16,8 @@ type peer struct {
 var peers = map[Method]peer{
 	Zstd:   {"zstd", "zstd", []string{"-1", "-3", "-9", "-19", "--fast=5", "-3 --long=27", "-3 --no-check"}, []string{"-q", "-c"}},
 	Gzip:   {"gzip", "gzip", []string{"-1", "-6", "-9"}, []string{"-c"}},
-	Lzip:   {"lzip", "lzip", strings.Fields("-0 -1 -2 -3 -4 -5 -6 -7 -8 -9 -1,-s4KiB -6,-b200KiB -6,-s256KiB -6,-s140KiB -9,-s400KiB -3,-m5"), []string{"-c"}},
-	Xz:     {"xz-utils", "xz", []string{"-0", "-6", "-9", "-1 --check=none", "-1 --check=crc32", "-1 --check=sha256", "-0 --block-size=100000", "-0e -T2", "-1 --x86 --lzma2", "-1 --delta=dist=4 --lzma2=lc=2,lp=2,pb=4"}, []string{"-c"}},
+	Lzip:   {"lzip", "lzip", strings.Fields("-0 -1 -2 -3 -4 -5 -6 -7 -8 -9 -1,-s4KiB -6,-b100KiB -6,-s64KiB -6,-s35KiB -9,-s100KiB -3,-m5"), []string{"-c"}},
+	Xz:     {"xz-utils", "xz", []string{"-0", "-6", "-9", "-1 --check=none", "-1 --check=crc32", "-1 --check=sha256", "-0 --block-size=50000", "-0e -T2", "-1 --x86 --lzma2", "-1 --delta=dist=4 --lzma2=lc=2,lp=2,pb=4"}, []string{"-c"}},
 	Bzip2:  {"bzip2", "bzip2", []string{"-1", "-9"}, []string{"-c"}},
 	Brotli: {"brotli", "brotli", []string{"-q 1", "-q 5", "-q 9 --lgwin=24"}, []string{"-c"}},
 	Lz4:    {"lz4", "lz4", []string{"-1", "-9", "-1 -BD", "-1 -BX", "-1 -B4", "-1 --no-frame-crc", "-1 --content-size"}, []string{"-q", "-c"}},
@@ -33,7 +33,7 @@ func (p peer) pack(tb testing.TB, level string, data []byte) []byte {
 
 func TestWhatProgramsWriteIsRead(t *testing.T) {
 	samples := map[string][]byte{
-		"nothing": {}, "a byte": {'x'}, "noise": noise(100_000), "zeros": make([]byte, 1<<20), "prose": prose(500_000),
+		"nothing": {}, "a byte": {'x'}, "noise": noise(50_000), "zeros": make([]byte, 300_000), "prose": prose(150_000),
 	}
 	for m, p := range peers {
 		t.Run(string(m), func(t *testing.T) {

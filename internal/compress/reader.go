@@ -29,8 +29,9 @@ var (
 )
 
 // MaxWindow is how far back, in bytes, data may refer: the dictionary of lzip and xz, the window of zstd. Nix reads zstd up to
-// this size; lzip -9 needs 32 MiB and xz -9 needs 64 MiB. lzip takes memory as data arrives (and while its dictionary grows, up to
-// half as much again); zstd and xz take what a header asks for, up to this bound. The other methods stay below 20 MiB.
+// this size; lzip -9 needs 32 MiB and xz -9 needs 64 MiB. lzip, zstd and xz allocate what a header asks for, up to this bound
+// (lzip less for a small item that arrives whole); memory new to the process stays virtual until data fills it. The other methods
+// stay below 20 MiB.
 const MaxWindow = 128 << 20
 
 // Reader decompresses. It is used by one goroutine at a time.

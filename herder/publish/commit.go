@@ -17,7 +17,7 @@ import (
 const (
 	// batchItems and batchBytes bound what becomes visible at once: enough that the flushes of disk and catalogue cost little for
 	// each, few enough that an interruption repeats little.
-	batchItems = 256
+	batchItems = 1000
 	batchBytes = 256 << 20
 	// linger is how long a batch that is ready waits for the nar after it, which is under way: small nars are ready within less, and
 	// each batch costs three flushes, which take as long as some dozens of small nars.
@@ -26,49 +26,95 @@ const (
 	puts = 16
 )
 
-// commitAll takes tasks in their order, as many at a time as are ready, or soon will be, and publishes them. With an error it returns
-// the task that it had taken and not come to, if any.
+// commitAll takes tasks in their order, as many at a time as are ready, or soon will be, and publishes them: while the objects of one
+// batch are put, the batch before becomes visible. With an error it returns the task that it had taken and not come to, if any.
 func (p *Publisher) commitAll(ctx context.Context, order <-chan *task, b *budget, report func(Result)) (next *task, err error) {
-	for {
-		batch := make([]*task, 0, batchItems)
-		bytes := int64(0)
-		if next == nil {
-			t, ok := <-order
-			if !ok {
-				return nil, nil
-			}
-			next = t
-		}
-		select {
-		case <-next.done:
-		case <-ctx.Done():
-			return next, context.Cause(ctx)
-		}
-		patience := time.NewTimer(linger)
-		for next != nil && len(batch) < batchItems && bytes < batchBytes {
-			if !next.readyBy(ctx, patience.C) {
-				break
-			}
-			batch = append(batch, next)
-			bytes += next.spooled
-			next = nil
-			select {
-			case t, ok := <-order:
-				if ok {
-					next = t
-				}
-			default:
-			}
-		}
-		patience.Stop()
-		err := p.commit(ctx, batch, report)
+	discard := func(batch []*task) {
 		for _, t := range batch {
 			t.discard(b)
 		}
-		if err != nil {
-			return next, err
+	}
+	stored := make(chan []*task, 1)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(stored)
+		for {
+			var batch []*task
+			var err error
+			if batch, next, err = gather(ctx, order, next); err != nil || len(batch) == 0 {
+				return err
+			}
+			if err := p.putAll(ctx, publishable(batch)); err != nil {
+				discard(batch)
+				return err
+			}
+			select {
+			case stored <- batch:
+			case <-ctx.Done():
+				discard(batch)
+				return context.Cause(ctx)
+			}
+		}
+	})
+	g.Go(func() error {
+		for batch := range stored {
+			err := p.commit(ctx, batch, report)
+			discard(batch)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	err = g.Wait()
+	for batch := range stored { // what was put when the one before failed
+		discard(batch)
+	}
+	return next, err
+}
+
+// gather returns the next batch, which begins with next if that is not nil, and the task after it if that was taken already. An empty
+// batch is the end. With an error next is the task that was taken, if any.
+func gather(ctx context.Context, order <-chan *task, first *task) (batch []*task, next *task, err error) {
+	next = first
+	if next == nil {
+		t, ok := <-order
+		if !ok {
+			return nil, nil, nil
+		}
+		next = t
+	}
+	select {
+	case <-next.done:
+	case <-ctx.Done():
+		return nil, next, context.Cause(ctx)
+	}
+	patience := time.NewTimer(linger)
+	defer patience.Stop()
+	bytes := int64(0)
+	for next != nil && len(batch) < batchItems && bytes < batchBytes && next.readyBy(ctx, patience.C) {
+		batch = append(batch, next)
+		bytes += next.spooled
+		next = nil
+		select {
+		case t, ok := <-order:
+			if ok {
+				next = t
+			}
+		default:
 		}
 	}
+	return batch, next, nil
+}
+
+// publishable returns the tasks of a batch whose items are not there yet and have nothing wrong with them.
+func publishable(batch []*task) (good []*task) {
+	for _, t := range batch {
+		if t.err == nil && !t.present {
+			good = append(good, t)
+		}
+	}
+	return good
 }
 
 // readyBy waits until t is prepared, at most until the time has come or ctx ends.
@@ -87,7 +133,7 @@ func (t *task) readyBy(ctx context.Context, time <-chan time.Time) bool {
 	return false
 }
 
-// commit puts the objects of a batch and makes it visible.
+// commit makes a batch visible whose objects are stored, and tells what became of each task.
 func (p *Publisher) commit(ctx context.Context, batch []*task, report func(Result)) error {
 	tell := func(t *task, r Result) {
 		report(r)
@@ -95,35 +141,34 @@ func (p *Publisher) commit(ctx context.Context, batch []*task, report func(Resul
 			t.settled(r, nil)
 		}
 	}
-	good := batch[:0:0]
 	for _, t := range batch {
 		switch {
 		case t.err != nil:
 			tell(t, Result{Path: t.Narinfo.StorePath, Verdict: catalog.Refused, NarSize: t.narSize, Err: fmt.Errorf("publish %s: %w", t.Narinfo.StorePath, t.err)})
 		case t.present:
 			tell(t, Result{Path: t.Narinfo.StorePath, Verdict: catalog.Present, NarSize: t.narSize})
-		default:
-			good = append(good, t)
 		}
 	}
+	good := publishable(batch)
 	if len(good) == 0 {
 		return nil
 	}
 	// A reservation may have been cleaned up while a batch was on its way for very long. Then its keys are reserved again, and
 	// what lies there is taken over.
 	for attempt := 0; ; attempt++ {
-		err := p.putAndPublish(ctx, good, tell)
+		err := p.publishAll(ctx, good, tell)
 		if !errors.Is(err, catalog.ErrNotReserved) || attempt == 2 {
 			return err
 		}
 		p.Log.Warn("reservation lost, trying again", "error", err)
+		if err := p.putAll(ctx, good); err != nil {
+			return err
+		}
 	}
 }
 
-func (p *Publisher) putAndPublish(ctx context.Context, batch []*task, tell func(*task, Result)) error {
-	if err := p.putAll(ctx, batch); err != nil {
-		return err
-	}
+// publishAll publishes what is stored, in one transaction.
+func (p *Publisher) publishAll(ctx context.Context, batch []*task, tell func(*task, Result)) error {
 	publications := make([]catalog.Publication, len(batch))
 	for i, t := range batch {
 		pub, err := p.publication(t)

@@ -35,9 +35,9 @@ type spooled struct {
 	err   error // of the spool itself, as opposed to the source
 }
 
-// smallSpool is how many bytes stay in memory: most nars' compressed size is below it. What waits for its batch is at most 2 batches,
-// so at most 128 MiB.
-const smallSpool = 256 << 10
+// smallSpool is how many bytes stay in memory: most nars' compressed size is below it. At most four batches are on their way,
+// so at most 256 MiB.
+const smallSpool = 64 << 10
 
 func newSpooled(dir string) *spooled { return &spooled{dir: dir, hash: sha256.New()} }
 

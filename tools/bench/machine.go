@@ -30,7 +30,8 @@ func (b *bench) machine(before string, begun time.Time) string {
 Written by %s, a run of %s. Each peer had its turn in each round, and the order changed from round to round. A rate is the
 median of the rounds, with the least and the greatest in parentheses; CPU is user and system time of the process that is measured,
 with its children. **A ratio is the median of the ratios of the single rounds**, so that a machine which others use at the same time
-slows both sides of it. A ratio of rates above 1 is better than the peer; a ratio of CPU below 1 is.
+slows both sides of it. A ratio of rates above 1 is better than the peer; a ratio of CPU below 1 is. A load above the number of
+processors before the run says that others did use the machine.
 
 | | |
 |---|---|

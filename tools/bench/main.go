@@ -116,5 +116,5 @@ func (b *bench) run(disk, memory, out string, wanted []string) (err error) {
 		return nil
 	}
 	fmt.Fprintf(os.Stderr, "bench: writing %s\n", out)
-	return os.WriteFile(out, []byte(head+"\n"+strings.TrimRight(b.report.text.String(), "\n")+"\n"), 0o644)
+	return os.WriteFile(out, []byte(head+strings.TrimRight(b.report.text.String(), "\n")+"\n"), 0o644)
 }

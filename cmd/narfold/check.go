@@ -85,6 +85,11 @@ func (c *checkCommand) Run(ctx context.Context, inv *invocation) (err error) {
 	if err := inv.answer(report, checkText{report, d.Root, c.deploymentFlags}.print); err != nil {
 		return err
 	}
+	return verdictOf(&report)
+}
+
+// verdictOf is the exit code for what a check found, as an error, or nil if all is well.
+func verdictOf(report *check.Report) error {
 	switch {
 	case report.Damage() > 0:
 		return exitDamage

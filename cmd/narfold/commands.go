@@ -6,12 +6,14 @@ package main
 type commandLine struct {
 	globalFlags
 
-	Herder herderCommands `cmd:"" group:"roles" help:"The nar store: keeps and serves what was published."`
-	Import importCommand  `cmd:"" group:"content" help:"Publish store items from caches and stores."`
-	Push   pushCommand    `cmd:"" group:"content" help:"Publish store items on a herder over HTTP."`
-	Token  tokenCommands  `cmd:"" group:"care" help:"Make and end the rights of those who publish."`
-	Check  checkCommand   `cmd:"" group:"care" help:"Compare what is published with what is stored."`
-	Repair repairCommand  `cmd:"" group:"care" help:"Bring damaged objects back from where their nars can be had."`
+	Herder  herderCommands `cmd:"" group:"roles" help:"The nar store: keeps and serves what was published."`
+	Import  importCommand  `cmd:"" group:"content" help:"Publish store items from caches and stores."`
+	Push    pushCommand    `cmd:"" group:"content" help:"Publish store items on a herder over HTTP."`
+	Token   tokenCommands  `cmd:"" group:"care" help:"Make and end the rights of those who publish."`
+	Check   checkCommand   `cmd:"" group:"care" help:"Compare what is published with what is stored."`
+	Repair  repairCommand  `cmd:"" group:"care" help:"Bring damaged objects back from where their nars can be had."`
+	Backup  backupCommand  `cmd:"" group:"care" help:"Copy the catalogue while it is in use."`
+	Restore restoreCommand `cmd:"" group:"care" help:"Put a copy of the catalogue in its place."`
 
 	Key     keyCommands     `cmd:"" group:"offline" help:"Make and inspect signing keys."`
 	Narinfo narinfoCommands `cmd:"" group:"offline" help:"Check and sign narinfos."`

@@ -43,11 +43,11 @@ var exitCodes = []struct {
 		nar.ErrDuplicate, nar.ErrUnsorted, nar.ErrTrailing,
 		compress.ErrCorrupt, compress.ErrTruncated,
 		objstore.ErrDigest,
-		source.ErrDamaged,
+		source.ErrDamaged, catalog.ErrDamaged,
 	}},
 	{exitUnavailable, []error{
 		context.DeadlineExceeded,
-		objstore.ErrUnavailable, objstore.ErrFull, catalog.ErrFull, source.ErrUnavailable,
+		objstore.ErrUnavailable, objstore.ErrFull, catalog.ErrFull, catalog.ErrInUse, source.ErrUnavailable,
 		publishapi.ErrUnavailable, publishapi.ErrFull,
 		syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM,
 		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ETIMEDOUT, syscall.EADDRINUSE,

@@ -28,6 +28,14 @@ var (
 	ErrNewer = errors.New("catalogue was written by a newer version")
 	// ErrFull says that there is no room to record a change; nothing was changed.
 	ErrFull = errors.New("no room for the catalogue")
+	// ErrForeign says that a file is no catalogue of Narfold.
+	ErrForeign = errors.New("not a catalogue of narfold")
+	// ErrDamaged says that a file is a catalogue and cannot be read whole.
+	ErrDamaged = errors.New("catalogue is damaged")
+	// ErrPresent says that there is a catalogue already where one was to be put.
+	ErrPresent = errors.New("there is a catalogue already")
+	// ErrInUse says that a catalogue cannot be replaced because a process uses it, or used because it is being replaced.
+	ErrInUse = errors.New("catalogue is in use")
 )
 
 // File is one compressed form of a nar: an object whose expansion was hashed and found equal to the nar's hash.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -23,6 +22,7 @@ import (
 // DB is an open catalogue. It is safe for concurrent use.
 type DB struct {
 	path    string
+	use     *os.File // locked as long as the catalogue is open; see lockFolder
 	readers *sqlitex.Pool
 
 	writing chan struct{} // holds the writer's only permit, so that waiting for it obeys a context
@@ -34,13 +34,20 @@ type DB struct {
 
 var _ catalog.Catalogue = (*DB)(nil)
 
-// Open opens the catalogue at path, creating and migrating it as needed. The folder must exist.
-func Open(ctx context.Context, path string) (*DB, error) {
-	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+// Open opens the catalogue at path, creating and migrating it as needed. The folder must exist. While another process restores a
+// catalogue there it fails with catalog.ErrInUse.
+func Open(ctx context.Context, path string) (_ *DB, err error) {
+	use, err := lockFolder(path, false)
+	if err != nil {
 		return nil, fmt.Errorf("open catalogue %s: %w", path, err)
 	}
+	defer func() {
+		if err != nil {
+			use.Close()
+		}
+	}()
 	keepPages()
-	db := &DB{path: path, writing: make(chan struct{}, 1)}
+	db := &DB{path: path, use: use, writing: make(chan struct{}, 1)}
 	open := func() (*sqlite.Conn, error) {
 		conn, err := sqlite.OpenConn(path, sqlite.OpenReadWrite, sqlite.OpenCreate, sqlite.OpenWAL)
 		if err != nil {
@@ -52,7 +59,6 @@ func Open(ctx context.Context, path string) (*DB, error) {
 		}
 		return conn, nil
 	}
-	var err error
 	if db.writer, err = open(); err != nil {
 		return nil, err
 	}
@@ -85,7 +91,7 @@ func (db *DB) Close() error {
 	<-db.writing
 	db.watching.Lock()
 	defer db.watching.Unlock()
-	return errors.Join(db.readers.Close(), db.watcher.Close(), db.writer.Close())
+	return errors.Join(db.readers.Close(), db.watcher.Close(), db.writer.Close(), db.use.Close())
 }
 
 // Version implements catalog.Reader.

@@ -57,7 +57,7 @@ func TestProgramsAndGuixReadWhatIsWritten(t *testing.T) {
 	}
 	save("read.scm", []byte(guileReader))
 	samples := map[string][]byte{
-		"a byte": {'x'}, "noise": noise(150_000), "prose": prose(1 << 18),
+		"a byte": {'x'}, "noise": noise(150_000), "prose": prose(150_000),
 	}
 	for _, m := range writable {
 		for oname, o := range map[string]Options{

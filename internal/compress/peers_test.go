@@ -33,7 +33,7 @@ func (p peer) pack(tb testing.TB, level string, data []byte) []byte {
 
 func TestWhatProgramsWriteIsRead(t *testing.T) {
 	samples := map[string][]byte{
-		"nothing": {}, "a byte": {'x'}, "noise": noise(50_000), "zeros": make([]byte, 300_000), "prose": prose(150_000),
+		"nothing": {}, "a byte": {'x'}, "noise": noise(20_000), "zeros": make([]byte, 300_000), "prose": prose(115_000),
 	}
 	for m, p := range peers {
 		t.Run(string(m), func(t *testing.T) {

@@ -99,7 +99,7 @@ func (r *Repairer) attempt(ctx context.Context, source string, l *lost, job publ
 				return fmt.Errorf("mend %s: %w", m.Key, err)
 			}
 			m.Source = source
-			r.Log.Info("file mended", "key", m.Key, "result", m.Result, "new", m.NewKey, "source", source)
+			r.Log.Debug("file mended", "key", m.Key, "result", m.Result, "new", m.NewKey, "source", source)
 		}
 		return nil
 	})

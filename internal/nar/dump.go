@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,7 +33,7 @@ var (
 // regular *os.File, or a connection.
 func Dump(ctx context.Context, w io.Writer, path string) error {
 	d := &dumper{ctx: ctx, enc: newEncoder(w, nil), root: path, direct: directReader(w)}
-	defer d.enc.release()
+	defer d.release()
 	if err := d.enc.tokens(tokMagic); err != nil {
 		return err
 	}
@@ -63,8 +64,18 @@ type dumper struct {
 	enc    *encoder
 	direct io.ReaderFrom // nil unless w gains by it
 	root   string
-	path   []byte // below the root
-	dents  []byte // buffer for reading directories
+	path   []byte          // below the root
+	dents  *[32 << 10]byte // buffer for reading directories
+}
+
+// direntBuffers are for small trees, of which an import dumps thousands: a buffer for each was half of its garbage.
+var direntBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+func (d *dumper) release() {
+	d.enc.release()
+	if d.dents != nil {
+		direntBuffers.Put(d.dents)
+	}
 }
 
 // The kinds of directory entry, as far as the file system tells them together with the name.
@@ -175,9 +186,9 @@ func (d *dumper) directory(dir int, name string) error {
 	}
 	defer unix.Close(fd)
 	if d.dents == nil {
-		d.dents = make([]byte, 32<<10)
+		d.dents = direntBuffers.Get().(*[32 << 10]byte)
 	}
-	entries, err := readDirectory(fd, d.dents)
+	entries, err := readDirectory(fd, d.dents[:])
 	if err != nil {
 		return d.fail("read directory", err)
 	}

@@ -3,6 +3,7 @@ package herder_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 
 	"narfold/herder"
 	"narfold/herder/deployment"
+	"narfold/herder/feedserver"
 	"narfold/herder/publish"
 	"narfold/herder/serve"
 	"narfold/herder/upload"
@@ -95,7 +97,15 @@ func newFarm(t testing.TB, o options) *farm {
 		TTL: time.Duration(s.TTL), NewTTL: time.Duration(s.NewTTL), NegativeTTL: time.Duration(s.NegativeTTL), StoreDir: s.StoreDir,
 		Priority: s.Priority, Prefer: []compress.Method{s.Prefer}, Log: log,
 		Keys: serve.PublicKeys{Guix: f.d.Keys.GuixPublic(), Nix: f.d.Keys.NixPublic()}}
-	f.herder, err = herder.New(herder.Parts{Serve: f.cfg, Publisher: f.d.Publisher(), Log: log,
+	feedKey, _, err := f.d.FeedKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err := feedserver.New(f.d.Catalogue, feedKey, rand.Reader, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.herder, err = herder.New(herder.Parts{Serve: f.cfg, Publisher: f.d.Publisher(), Feed: changes, Log: log,
 		Uploads: &upload.Uploads{Dir: f.d.Incoming(), Catalogue: f.d.Catalogue, Objects: f.d.Objects, Log: log, Keep: time.Hour}})
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"narfold/herder/feedserver"
 	"narfold/herder/publish"
 	"narfold/herder/serve"
 	"narfold/herder/upload"
@@ -26,6 +27,7 @@ type Herder struct {
 	server  *switchboard
 	uploads *upload.Uploads
 	queue   *publish.Queue
+	feed    *feedserver.Server // nil if none is served
 	front   *httpfront.Server
 	metrics *prometheus.Registry
 	debug   net.Listener
@@ -37,6 +39,8 @@ type Parts struct {
 	Serve     serve.Config
 	Publisher *publish.Publisher
 	Uploads   *upload.Uploads // its Queue is set here
+	// Feed, if not nil, keeps the change feed and serves it below /feed.
+	Feed *feedserver.Server
 	// Debug, if not nil, serves pprof and metrics beside; it is for a loopback address.
 	Debug net.Listener
 	Log   *slog.Logger
@@ -49,13 +53,16 @@ func New(p Parts) (*Herder, error) {
 		return nil, err
 	}
 	server := newSwitchboard(first)
-	h := &Herder{server: server, uploads: p.Uploads, queue: publish.NewQueue(p.Publisher), debug: p.Debug, log: p.Log}
+	h := &Herder{server: server, uploads: p.Uploads, queue: publish.NewQueue(p.Publisher), feed: p.Feed, debug: p.Debug, log: p.Log}
 	h.uploads.Queue = h.queue
 	mux := http.NewServeMux()
 	h.metrics = prometheus.NewRegistry()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(h.metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", h.ready(p.Serve.Catalogue))
+	if h.feed != nil {
+		h.feed.Register(mux)
+	}
 	mux.Handle("/", publishapi.Handler(h.uploads, server, p.Log))
 	h.front, err = httpfront.New(httpfront.Config{
 		Plain: server,
@@ -94,6 +101,9 @@ func (h *Herder) Run(ctx context.Context, listeners ...net.Listener) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.server.Run(gctx) })
 	g.Go(func() error { return h.uploads.Run(gctx) })
+	if h.feed != nil {
+		g.Go(func() error { return h.feed.Run(gctx) })
+	}
 	g.Go(func() error { return h.front.Serve(gctx, listeners...) })
 	if h.debug != nil {
 		g.Go(func() error { return h.serveDebug(gctx) })

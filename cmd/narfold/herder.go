@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"os"
 	"os/signal"
@@ -11,6 +12,7 @@ import (
 
 	"narfold/herder"
 	"narfold/herder/deployment"
+	"narfold/herder/feedserver"
 	"narfold/herder/serve"
 	"narfold/herder/upload"
 	"narfold/internal/compress"
@@ -68,6 +70,10 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 			}
 		}
 	}
+	changes, err := newFeed(inv, d)
+	if err != nil {
+		return err
+	}
 	certificate, err := newCertificate(d)
 	if err != nil {
 		return c.inConfig(err)
@@ -81,6 +87,7 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 		Publisher: d.Publisher(),
 		Uploads: &upload.Uploads{Dir: d.Incoming(), Reserve: int64(cfg.Publish.Reserve), Catalogue: d.Catalogue, Objects: d.Objects,
 			Log: inv.log, Keep: 24 * time.Hour},
+		Feed:  changes,
 		Debug: sockets.debug,
 		Log:   inv.log,
 	})
@@ -110,6 +117,18 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 	done()
 	beside.Wait()
 	return err
+}
+
+// newFeed returns the server of the deployment's change feed. Its key is made at first use.
+func newFeed(inv *invocation, d *deployment.Deployment) (*feedserver.Server, error) {
+	key, made, err := d.FeedKey()
+	if err != nil {
+		return nil, err
+	}
+	if made != "" {
+		inv.log.Info("key of the change feed made", "public", made)
+	}
+	return feedserver.New(d.Catalogue, key, rand.Reader, inv.log)
 }
 
 // configuration is what the file and the flags say together.

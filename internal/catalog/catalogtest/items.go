@@ -98,4 +98,3 @@ func equal[T any](t testing.TB, what string, got, want T) {
 		t.Errorf("%s:\n got %s\nwant %s", what, g, w)
 	}
 }
-

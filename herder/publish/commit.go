@@ -17,11 +17,11 @@ import (
 const (
 	// batchItems and batchBytes bound what becomes visible at once: enough that the flushes of disk and catalogue cost little for
 	// each, few enough that an interruption repeats little.
-	batchItems = 1000
+	batchItems = 500
 	batchBytes = 256 << 20
 	// linger is how long a batch that is ready waits for the nar after it, which is under way: small nars are ready within less, and
 	// each batch costs three flushes, which take as long as some dozens of small nars.
-	linger = 200 * time.Millisecond
+	linger = 50 * time.Millisecond
 	// puts is how many objects are put at once: a bucket's answer takes tens of milliseconds.
 	puts = 16
 )

@@ -36,7 +36,7 @@ type spooled struct {
 }
 
 // smallSpool is how many bytes stay in memory: most nars' compressed size is below it. At most four batches are on their way,
-// so at most 256 MiB.
+// so at most 128 MiB.
 const smallSpool = 64 << 10
 
 func newSpooled(dir string) *spooled { return &spooled{dir: dir, hash: sha256.New()} }

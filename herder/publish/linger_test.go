@@ -12,7 +12,7 @@ import (
 	"narfold/internal/storepath"
 )
 
-// Nars are ready after the times given, and committed at the times wanted.
+// Nars are ready after the times given, and committed at the times wanted: linger is 50 ms.
 func TestABatchWaitsALittleForTheNarUnderWay(t *testing.T) {
 	ms := func(n ...int) (d []time.Duration) {
 		for _, n := range n {
@@ -27,11 +27,11 @@ func TestABatchWaitsALittleForTheNarUnderWay(t *testing.T) {
 		"one alone":                         {false, ms(50), ms(50)},
 		"one alone while more may come":     {true, ms(50), ms(50)},
 		"all ready at once":                 {false, ms(0, 0, 0), ms(0, 0, 0)},
-		"the last ends the waiting":         {false, ms(10, 60, 110), ms(110, 110, 110)},
-		"not longer than that":              {false, ms(10, 60, 1000), ms(210, 210, 1000)},
-		"those behind a slow one wait":      {false, ms(10, 1000, 20), ms(210, 1000, 1000)},
-		"the time begins with each batch":   {false, ms(10, 300, 450), ms(210, 450, 450)},
-		"nothing is waited for beside that": {true, ms(10, 60), ms(60, 60)},
+		"the last ends the waiting":         {false, ms(10, 30, 55), ms(55, 55, 55)},
+		"not longer than that":              {false, ms(10, 40, 1000), ms(60, 60, 1000)},
+		"those behind a slow one wait":      {false, ms(10, 1000, 20), ms(60, 1000, 1000)},
+		"the time begins with each batch":   {false, ms(10, 300, 320), ms(60, 320, 320)},
+		"nothing is waited for beside that": {true, ms(10, 40), ms(40, 40)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -199,11 +199,14 @@ func (c *crashes) completes(s *crashState) time.Duration {
 	c.Helper()
 	before := s.look()
 	begun := time.Now()
-	out, err := exec.CommandContext(c.Context(), c.program, s.importArgs()...).Output()
+	cmd := exec.CommandContext(c.Context(), c.program, s.importArgs()...)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
 	took := time.Since(begun)
 	var sum importSummary
 	if err := errors.Join(err, json.Unmarshal(out, &sum)); err != nil {
-		c.Fatalf("import: %v: %s", err, out)
+		c.Fatalf("import: %v: %s\n%s", err, out, said.Bytes())
 	}
 	total := int64(len(c.cache.items))
 	if sum.Published != total-int64(before.published) || sum.Present != int64(before.published) {

@@ -156,6 +156,19 @@ func (p *put) settle(err error, info *minio.UploadInfo) error {
 	switch {
 	case errors.Is(err, objstore.ErrUnavailable):
 		p.unsure = true
+		if !p.cond.IfAbsent {
+			return err
+		}
+		// A server that refuses before it has read the body closes the connection on it, and its answer may be lost: every
+		// further try would end so too.
+		switch mine, there, lerr := p.look(info); {
+		case lerr != nil:
+			return err
+		case mine:
+			return nil
+		case there:
+			return fmt.Errorf("%w: it is there", objstore.ErrConflict)
+		}
 		return err
 	case errors.Is(err, objstore.ErrKey) && p.barred < 2:
 		// Servers that keep objects as files also say so when a folder is made or removed meanwhile.

@@ -2,16 +2,13 @@ package publish
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"narfold/internal/catalog"
-	"narfold/internal/objstore"
 )
 
 const (
@@ -20,36 +17,34 @@ const (
 	batchItems = 500
 	batchBytes = 256 << 20
 	// linger is how long a batch that is ready waits for the nar after it, which is under way: small nars are ready within less, and
-	// each batch costs three flushes, which take as long as some dozens of small nars.
+	// each batch costs two flushes, which take as long as some dozens of small nars.
 	linger = 50 * time.Millisecond
-	// puts is how many objects are put at once: a bucket's answer takes tens of milliseconds.
-	puts = 16
 )
 
-// commitAll takes tasks in their order, as many at a time as are ready, or soon will be, and publishes them: while the objects of one
-// batch are put, the batch before becomes visible. With an error it returns the task that it had taken and not come to, if any.
-func (p *Publisher) commitAll(ctx context.Context, order <-chan *task, b *budget, report func(Result)) (next *task, err error) {
+// commitAll takes tasks in their order, as many at a time as are stored, or soon will be, and publishes them: while one batch is
+// flushed, the batch before becomes visible. With an error it returns the task that it had taken and not come to, if any.
+func (p *Publisher) commitAll(ctx context.Context, order <-chan *task, b *budget, st *storing, report func(Result)) (next *task, err error) {
 	discard := func(batch []*task) {
 		for _, t := range batch {
 			t.discard(b)
 		}
 	}
-	stored := make(chan []*task, 1)
+	flushed := make(chan []*task, 1)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		defer close(stored)
+		defer close(flushed)
 		for {
 			var batch []*task
 			var err error
 			if batch, next, err = gather(ctx, order, next); err != nil || len(batch) == 0 {
 				return err
 			}
-			if err := p.putAll(ctx, publishable(batch)); err != nil {
+			if err := st.flush(ctx); err != nil {
 				discard(batch)
 				return err
 			}
 			select {
-			case stored <- batch:
+			case flushed <- batch:
 			case <-ctx.Done():
 				discard(batch)
 				return context.Cause(ctx)
@@ -57,8 +52,8 @@ func (p *Publisher) commitAll(ctx context.Context, order <-chan *task, b *budget
 		}
 	})
 	g.Go(func() error {
-		for batch := range stored {
-			err := p.commit(ctx, batch, report)
+		for batch := range flushed {
+			err := p.commit(ctx, batch, st, report)
 			discard(batch)
 			if err != nil {
 				return err
@@ -67,7 +62,7 @@ func (p *Publisher) commitAll(ctx context.Context, order <-chan *task, b *budget
 		return nil
 	})
 	err = g.Wait()
-	for batch := range stored { // what was put when the one before failed
+	for batch := range flushed { // what was put when the one before failed
 		discard(batch)
 	}
 	return next, err
@@ -134,7 +129,7 @@ func (t *task) readyBy(ctx context.Context, time <-chan time.Time) bool {
 }
 
 // commit makes a batch visible whose objects are stored, and tells what became of each task.
-func (p *Publisher) commit(ctx context.Context, batch []*task, report func(Result)) error {
+func (p *Publisher) commit(ctx context.Context, batch []*task, st *storing, report func(Result)) error {
 	tell := func(t *task, r Result) {
 		report(r)
 		if t.settled != nil {
@@ -161,7 +156,7 @@ func (p *Publisher) commit(ctx context.Context, batch []*task, report func(Resul
 			return err
 		}
 		p.Log.Warn("reservation lost, trying again", "error", err)
-		if err := p.putAll(ctx, good); err != nil {
+		if err := st.again(ctx, good); err != nil {
 			return err
 		}
 	}
@@ -171,11 +166,7 @@ func (p *Publisher) commit(ctx context.Context, batch []*task, report func(Resul
 func (p *Publisher) publishAll(ctx context.Context, batch []*task, tell func(*task, Result)) error {
 	publications := make([]catalog.Publication, len(batch))
 	for i, t := range batch {
-		pub, err := p.publication(t)
-		if err != nil {
-			return fmt.Errorf("publish %s: %w", t.Narinfo.StorePath, err)
-		}
-		publications[i] = pub
+		publications[i] = t.publication()
 	}
 	outcomes, err := p.Catalogue.Publish(ctx, publications)
 	if err != nil {
@@ -214,90 +205,4 @@ func list[T ~string](names []T) string {
 		s += string(n)
 	}
 	return s
-}
-
-// putAll stores every form of a batch under a key of its own, and returns when all would survive a power cut.
-func (p *Publisher) putAll(ctx context.Context, batch []*task) error {
-	var (
-		forms []*form
-		wants []catalog.Want
-	)
-	for _, t := range batch {
-		for i := range t.forms {
-			forms = append(forms, &t.forms[i])
-			wants = append(wants, catalog.Want{Base: t.Narinfo.StorePath.Base, Compression: t.forms[i].compression})
-		}
-	}
-	if len(forms) == 0 {
-		return nil
-	}
-	keys, err := p.Catalogue.Reserve(ctx, wants)
-	if err != nil {
-		return err
-	}
-	w := objstore.BatchOf(p.Objects)
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(puts)
-	for i, f := range forms {
-		f.key = keys[i]
-		g.Go(func() error {
-			if err := p.put(gctx, w, f, wants[i]); err != nil {
-				return fmt.Errorf("store nar of %s: %w", wants[i].Base, err)
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	if err := w.Commit(ctx); err != nil {
-		return fmt.Errorf("make %d objects durable: %w", len(forms), err)
-	}
-	return nil
-}
-
-// put stores f under its key. If something lies there from a run that did not come to its end, that is taken over if its bytes are
-// these, and otherwise f gets a key of the next generation: keys are write-once.
-func (p *Publisher) put(ctx context.Context, w objstore.Writer, f *form, want catalog.Want) error {
-	for {
-		_, err := w.Put(ctx, f.key, f.spooled.body(), objstore.IfAbsent)
-		if !errors.Is(err, objstore.ErrConflict) {
-			return err
-		}
-		same, err := p.holds(ctx, f)
-		if err != nil {
-			return err
-		}
-		if same {
-			f.adopted = true
-			return nil
-		}
-		want.After = f.key
-		keys, err := p.Catalogue.Reserve(ctx, []catalog.Want{want})
-		if err != nil {
-			return err
-		}
-		f.key = keys[0]
-	}
-}
-
-// holds reports whether the object under f's key has f's bytes.
-func (p *Publisher) holds(ctx context.Context, f *form) (bool, error) {
-	o, err := p.Objects.Get(ctx, f.key, objstore.Range{})
-	if errors.Is(err, objstore.ErrNotFound) {
-		return false, nil // deleted since: the next generation is free
-	}
-	if err != nil {
-		return false, err
-	}
-	defer o.Close()
-	if o.Info.Size != f.spooled.size {
-		return false, nil
-	}
-	h := sha256.New()
-	if _, err := io.Copy(h, o); err != nil {
-		return false, fmt.Errorf("read %s: %w", f.key, err)
-	}
-	sum := f.spooled.sum()
-	return string(h.Sum(nil)) == string(sum[:]), nil
 }

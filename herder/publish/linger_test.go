@@ -9,6 +9,7 @@ import (
 
 	"narfold/internal/catalog/catalogtest"
 	"narfold/internal/narinfo"
+	"narfold/internal/objstore/mem"
 	"narfold/internal/storepath"
 )
 
@@ -50,7 +51,8 @@ func TestABatchWaitsALittleForTheNarUnderWay(t *testing.T) {
 				}
 				begun := time.Now()
 				var got []time.Duration
-				held, err := new(Publisher).commitAll(t.Context(), order, newBudget(1), func(Result) { got = append(got, time.Since(begun)) })
+				p := &Publisher{Objects: mem.New()}
+				held, err := p.commitAll(t.Context(), order, newBudget(1), p.newStoring(), func(Result) { got = append(got, time.Since(begun)) })
 				if held != nil || err != nil || !slices.Equal(got, c.want) {
 					t.Errorf("committed after %v, want %v; %v, %v", got, c.want, held, err)
 				}

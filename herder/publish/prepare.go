@@ -19,13 +19,19 @@ import (
 // task is a Job on its way.
 type task struct {
 	Job
-	done chan struct{} // closed when prepare has ended
+	done chan struct{} // closed when nothing more is to be done before its turn
 
-	// Set by prepare, read after done.
+	// Set by admit.
+	known bool // nothing needs to be read
+	wants []compress.Method
+	keys  map[compress.Method]objstore.Key // reserved
+
+	// Set by prepare, read after done; the first two by admit if the nar is known.
 	narHash digest.SHA256
 	narSize int64
 	forms   []form // spooled; empty if the catalogue has the nar already
 	spooled int64  // bytes taken from the budget
+	sealed  []byte // the narinfo as it is to be kept
 	present bool   // the item is published, with this nar and all that is wanted
 	err     error  // of this item alone
 }
@@ -35,7 +41,7 @@ type form struct {
 	compression compress.Method
 	spooled     *spooled
 	verified    time.Time
-	key         objstore.Key // set by the committer
+	key         objstore.Key // set by storing
 	adopted     bool         // the object was there, with these bytes
 	unfit       bool         // not for serving, only to compress again
 }
@@ -99,11 +105,18 @@ func (p *Publisher) prepareItem(ctx context.Context, t *task) error {
 	if err := checkSignedURLs(t); err != nil {
 		return err
 	}
-	t.narHash, t.narSize = n.NarHash, n.NarSize
-	if done, err := p.already(ctx, t); err != nil || done {
-		return err
+	if !t.known {
+		if err := p.spooler().spool(ctx, t); err != nil {
+			return err
+		}
 	}
-	return p.spooler().spool(ctx, t)
+	if t.present {
+		return nil
+	}
+	if err := p.seal(t); err != nil {
+		return fatal{fmt.Errorf("publish %s: %w", n.StorePath, err)}
+	}
+	return nil
 }
 
 // spool reads the nar of t and makes every form that is wanted of it.
@@ -141,6 +154,7 @@ func (s *Spooler) spool(ctx context.Context, t *task) error {
 // already tells whether nothing needs to be read: the item is published with this nar, or another item has brought the nar. A nar that
 // nobody has brought is the usual case, and costs one question.
 func (p *Publisher) already(ctx context.Context, t *task) (bool, error) {
+	t.narHash, t.narSize = t.Narinfo.NarHash, t.Narinfo.NarSize
 	known := !t.narHash.IsZero()
 	if known {
 		files, err := p.Catalogue.Files(ctx, t.narHash)

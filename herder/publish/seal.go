@@ -9,8 +9,8 @@ import (
 	"narfold/internal/narinfo"
 )
 
-// publication makes what the catalogue is told of a task whose objects are stored: its narinfo signed, its files named.
-func (p *Publisher) publication(t *task) (catalog.Publication, error) {
+// seal makes the signed narinfo of a task whose nar is known.
+func (p *Publisher) seal(t *task) error {
 	n := *t.Narinfo
 	n.NarHash, n.NarSize = t.narHash, t.narSize
 	if len(n.Files) == 0 {
@@ -24,17 +24,23 @@ func (p *Publisher) publication(t *task) (catalog.Publication, error) {
 	}
 	sealed, err := p.Keys.Seal(&n, t.Sign)
 	if err != nil {
-		return catalog.Publication{}, err
+		return err
 	}
 	if _, err := narinfo.Parse(sealed); err != nil {
-		return catalog.Publication{}, fmt.Errorf("narinfo that would be served: %w", err)
+		return fmt.Errorf("narinfo that would be served: %w", err)
 	}
+	t.sealed = sealed
+	return nil
+}
+
+// publication makes what the catalogue is told of a task whose objects are stored.
+func (t *task) publication() catalog.Publication {
 	pub := catalog.Publication{Wait: t.Wait, By: t.By}
-	pub.Path, pub.NarHash, pub.NarSize, pub.References, pub.Narinfo = n.StorePath, n.NarHash, n.NarSize, n.References, sealed
+	pub.Path, pub.NarHash, pub.NarSize, pub.References, pub.Narinfo = t.Narinfo.StorePath, t.narHash, t.narSize, t.Narinfo.References, t.sealed
 	for _, f := range t.forms {
 		pub.Files = append(pub.Files, catalog.File{Compression: f.compression, Key: f.key, Size: f.spooled.size, SHA256: f.spooled.sum(), Verified: f.verified})
 	}
-	return pub, nil
+	return pub
 }
 
 // checkSignedURLs refuses a narinfo whose URLs are part of what was signed, as Guix wrote them before 2022, if they are not the ones

@@ -35,9 +35,9 @@ type spooled struct {
 	err   error // of the spool itself, as opposed to the source
 }
 
-// smallSpool is how many bytes stay in memory: most nars' compressed size is below it. At most four batches are on their way,
-// so at most 128 MiB.
-const smallSpool = 64 << 10
+// smallSpool is how many bytes stay in memory: half of the nars are smaller when compressed. At most 4*ahead and three
+// batches are on their way, so at most 110 MiB.
+const smallSpool = 32 << 10
 
 func newSpooled(dir string) *spooled { return &spooled{dir: dir, hash: sha256.New()} }
 

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"os"
 	"runtime"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -60,9 +61,9 @@ func (s *Spooled) AwaitReferences(ctx context.Context) error {
 // Run calls take for each of jobs, which must be references first: it begins with them in that order, at most parallel of them at a
 // time. The forms are there until take returns. An error of take ends the run; so does one of the spool or the context.
 func (s *Spooler) Run(ctx context.Context, jobs iter.Seq2[Job, error], parallel int, take func(context.Context, *Spooled) error) error {
-	return s.run(ctx, jobs, s.spool, func(ctx context.Context, order <-chan *task, b *budget) (*task, error) {
+	return s.run(ctx, jobs, stages{item: s.spool, finish: func(ctx context.Context, order <-chan *task, b *budget) (*task, error) {
 		return hand(ctx, order, b, parallel, take)
-	})
+	}})
 }
 
 // hand hands tasks out in their order. With an error it returns the task that it had taken and not come to, if any.
@@ -145,52 +146,109 @@ func (s *Spooler) compressions() []compress.Method {
 	return []compress.Method{compress.Zstd}
 }
 
-// run lets workers prepare what jobs yields, and finish take it in the order of jobs. With an error finish returns the task that
-// it had taken and not come to.
-func (s *Spooler) run(ctx context.Context, jobs iter.Seq2[Job, error], item func(context.Context, *task) error,
-	finish func(context.Context, <-chan *task, *budget) (*task, error)) error {
+// ahead is how many items are admitted at a time. Twice as many may be admitted and not begun, so that workers have something to do
+// while the catalogue is busy with what is published, and four times as many not yet committed.
+const ahead = 500
+
+// stages are what run does with each task, and after it.
+type stages struct {
+	// admit is told of tasks before they are begun, as many at a time as have been listed while it was busy. May be nil.
+	admit func(context.Context, []*task) error
+	item  func(context.Context, *task) error // prepares it
+	// store is run beside, and takes what has been spooled until the channel is closed; it closes done of each. Nil: nothing is stored.
+	store   func(context.Context) error
+	spooled chan<- *task
+	// finish takes tasks in the order of jobs. With an error it returns the task that it had taken and not come to.
+	finish func(context.Context, <-chan *task, *budget) (*task, error)
+}
+
+// run lets workers prepare what jobs yields.
+func (s *Spooler) run(ctx context.Context, jobs iter.Seq2[Job, error], st stages) error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return fmt.Errorf("make spool: %w", err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	var (
-		queue  = make(chan *task, s.workers())
-		order  = make(chan *task, batchItems+s.workers()) // tasks in the order of jobs
+		listed = make(chan *task, ahead)
+		queue  = make(chan *task, 2*ahead)
+		order  = make(chan *task, 4*ahead) // tasks in the order of jobs
 		budget = newBudget(spoolBytes)
 	)
 	g.Go(func() error {
-		defer close(queue)
-		defer close(order)
+		defer close(listed)
 		for job, err := range jobs {
 			if err != nil {
 				return fmt.Errorf("list what to publish: %w", err)
 			}
-			t := &task{Job: job, done: make(chan struct{})}
-			for _, c := range []chan *task{order, queue} {
-				select {
-				case c <- t:
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				}
+			select {
+			case listed <- &task{Job: job, done: make(chan struct{})}:
+			case <-ctx.Done():
+				return context.Cause(ctx)
 			}
 		}
 		return nil
 	})
-	for range s.workers() {
-		g.Go(func() error {
-			for t := range queue {
-				err := s.prepare(ctx, t, budget, item)
+	g.Go(func() error {
+		defer close(queue)
+		defer close(order)
+		for {
+			group, err := waiting(ctx, listed)
+			if err != nil || len(group) == 0 {
+				return err
+			}
+			if st.admit != nil {
+				if err := st.admit(ctx, group); err != nil {
+					return err
+				}
+			}
+			for _, t := range group {
+				for _, c := range []chan *task{order, queue} {
+					select {
+					case c <- t:
+					case <-ctx.Done():
+						return context.Cause(ctx)
+					}
+				}
+			}
+		}
+	})
+	work := func() error {
+		for t := range queue {
+			err := s.prepare(ctx, t, budget, st.item)
+			if err != nil || st.store == nil || t.err != nil || len(t.forms) == 0 {
 				close(t.done)
 				if err != nil {
 					return err
 				}
+				continue
 			}
-			return nil
+			select {
+			case st.spooled <- t:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return nil
+	}
+	working := int64(s.workers())
+	left := new(atomic.Int64)
+	left.Store(working)
+	for range working {
+		g.Go(func() error {
+			defer func() {
+				if left.Add(-1) == 0 && st.store != nil {
+					close(st.spooled)
+				}
+			}()
+			return work()
 		})
+	}
+	if st.store != nil {
+		g.Go(func() error { return st.store(ctx) })
 	}
 	var held *task
 	g.Go(func() (err error) {
-		held, err = finish(ctx, order, budget)
+		held, err = st.finish(ctx, order, budget)
 		return err
 	})
 	err := g.Wait()
@@ -202,4 +260,29 @@ func (s *Spooler) run(ctx context.Context, jobs iter.Seq2[Job, error], item func
 		t.discard(budget)
 	}
 	return err
+}
+
+// waiting waits for a task of c, and returns it with those that have come after it, at most a batch. None is the end.
+func waiting(ctx context.Context, c <-chan *task) (group []*task, err error) {
+	select {
+	case t, ok := <-c:
+		if !ok {
+			return nil, nil
+		}
+		group = append(group, t)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	for len(group) < ahead {
+		select {
+		case t, ok := <-c:
+			if !ok {
+				return group, nil
+			}
+			group = append(group, t)
+		default:
+			return group, nil
+		}
+	}
+	return group, nil
 }

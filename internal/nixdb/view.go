@@ -3,6 +3,7 @@ package nixdb
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,7 +111,7 @@ func (v *View) item(id int64) (it Item, err error) {
 		return it, ErrNotFound
 	}
 	it.ID = id
-	err = sqlitex.Execute(v.conn, "SELECT p.path FROM Refs r JOIN ValidPaths p ON p.id = r.reference WHERE r.referrer = ?1 ORDER BY p.path",
+	err = sqlitex.Execute(v.conn, "SELECT p.path FROM Refs r JOIN ValidPaths p ON p.id = r.reference WHERE r.referrer = ?1",
 		&sqlitex.ExecOptions{
 			Args: []any{id},
 			ResultFunc: func(stmt *sqlite.Stmt) error {
@@ -124,6 +125,7 @@ func (v *View) item(id int64) (it Item, err error) {
 				it.References = append(it.References, p.Base)
 				return nil
 			}})
+	slices.Sort(it.References) // here rather than in SQL, which would set up a sorter for each item
 	return it, err
 }
 

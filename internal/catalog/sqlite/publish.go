@@ -75,7 +75,8 @@ func reserve(conn *sqlite.Conn, w catalog.Want, now int64) (objstore.Key, error)
 // one that Replace took out of service, of which somebody may still hold the URL.
 func lastGeneration(conn *sqlite.Conn, w catalog.Want) (last int, err error) {
 	one := string(catalog.NarKey(w.Compression, w.Base, 1))
-	err = sqlitex.Execute(conn, "SELECT key FROM files WHERE key = ? OR key > ? AND key < ?",
+	// As one condition with OR it would be answered by way of a temporary table.
+	err = sqlitex.Execute(conn, "SELECT key FROM files WHERE key = ? UNION ALL SELECT key FROM files WHERE key > ? AND key < ?",
 		&sqlitex.ExecOptions{Args: []any{one, one + ";", one + "<"}, ResultFunc: func(s *sqlite.Stmt) error {
 			_, _, generation, err := catalog.ParseNarKey(objstore.Key(s.ColumnText(0)))
 			last = max(last, generation)
@@ -88,7 +89,7 @@ func lastGeneration(conn *sqlite.Conn, w catalog.Want) (last int, err error) {
 func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.Outcome, error) {
 	var outcomes []catalog.Outcome
 	err := db.write(ctx, func(conn *sqlite.Conn) error {
-		t := &publishing{conn: conn, now: time.Now().UTC(), live: make(map[storepath.HashPart]int64)}
+		t := &publishing{conn: conn, now: time.Now().UTC(), live: make(map[storepath.HashPart]int64), dirs: make(map[storepath.Dir]int64)}
 		waiting, err := scalar(conn, "SELECT EXISTS (SELECT 1 FROM waiting)")
 		if err != nil {
 			return err
@@ -147,6 +148,7 @@ type publishing struct {
 	conn *sqlite.Conn
 	now  time.Time
 	live map[storepath.HashPart]int64 // ids already looked up or handed out
+	dirs map[storepath.Dir]int64
 	// waiting is whether anything waits; mostly nothing does, and then nobody is asked for.
 	waiting bool
 }
@@ -240,7 +242,7 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 				&sqlitex.ExecOptions{Args: []any{hash[:], p.NarHash[:], narHash, p.Path.String(), p.By, t.now.UnixMilli()}})
 		}
 		out.Verdict = catalog.Present
-		added, unused, err := t.addFiles(nar, p.Files)
+		added, unused, err := t.addFiles(nar, false, p.Files)
 		if err != nil {
 			return out, err
 		}
@@ -251,22 +253,28 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 		return out, nil
 	}
 
-	if nar, err = t.nar(p); err != nil {
+	nar, fresh, err := t.nar(p)
+	if err != nil {
 		return out, err
 	}
-	if _, out.Unused, err = t.addFiles(nar, p.Files); err != nil {
+	added, unused, err := t.addFiles(nar, fresh, p.Files)
+	if err != nil {
 		return out, err
 	}
-	if n, err := scalar(t.conn, "SELECT count(*) FROM files WHERE nar = ?", nar); err != nil {
-		return out, err
-	} else if n == 0 {
-		return out, errNoFile
+	out.Unused = unused
+	if added == 0 {
+		if n, err := scalar(t.conn, "SELECT count(*) FROM files WHERE nar = ?", nar); err != nil {
+			return out, err
+		} else if n == 0 {
+			return out, errNoFile
+		}
 	}
-	if err := sqlitex.Execute(t.conn, "INSERT OR IGNORE INTO dirs(dir) VALUES(?)", &sqlitex.ExecOptions{Args: []any{string(p.Path.Dir)}}); err != nil {
+	dir, err := t.dir(p.Path.Dir)
+	if err != nil {
 		return out, err
 	}
-	err = sqlitex.Execute(t.conn, "INSERT INTO items(hash, dir, name, nar, published, by, narinfo) VALUES(?, (SELECT id FROM dirs WHERE dir = ?), ?, ?, ?, ?, ?)",
-		&sqlitex.ExecOptions{Args: []any{hash[:], string(p.Path.Dir), p.Path.Name(), nar, t.now.UnixMilli(), p.By, p.Narinfo}})
+	err = sqlitex.Execute(t.conn, "INSERT INTO items(hash, dir, name, nar, published, by, narinfo) VALUES(?, ?, ?, ?, ?, ?, ?)",
+		&sqlitex.ExecOptions{Args: []any{hash[:], dir, p.Path.Name(), nar, t.now.UnixMilli(), p.By, p.Narinfo}})
 	if err != nil {
 		return out, err
 	}
@@ -309,32 +317,49 @@ func (t *publishing) pack(p *catalog.Publication, id int64) ([]byte, error) {
 	return packed, nil
 }
 
-// nar returns the row of the publication's nar, which may be there from another item.
-func (t *publishing) nar(p *catalog.Publication) (int64, error) {
-	var id, size int64
-	err := sqlitex.Execute(t.conn, "SELECT id, size FROM nars WHERE hash = ?", &sqlitex.ExecOptions{Args: []any{p.NarHash[:]}, ResultFunc: func(s *sqlite.Stmt) error {
+// dir returns the row of a store directory.
+func (t *publishing) dir(d storepath.Dir) (id int64, err error) {
+	if id := t.dirs[d]; id != 0 {
+		return id, nil
+	}
+	if err := sqlitex.Execute(t.conn, "INSERT OR IGNORE INTO dirs(dir) VALUES(?)", &sqlitex.ExecOptions{Args: []any{string(d)}}); err != nil {
+		return 0, err
+	}
+	if id, err = scalar(t.conn, "SELECT id FROM dirs WHERE dir = ?", string(d)); err == nil {
+		t.dirs[d] = id
+	}
+	return id, err
+}
+
+// nar returns the row of the publication's nar, which may be there from another item, and whether it is new.
+func (t *publishing) nar(p *catalog.Publication) (id int64, fresh bool, err error) {
+	var size int64
+	err = sqlitex.Execute(t.conn, "SELECT id, size FROM nars WHERE hash = ?", &sqlitex.ExecOptions{Args: []any{p.NarHash[:]}, ResultFunc: func(s *sqlite.Stmt) error {
 		id, size = s.ColumnInt64(0), s.ColumnInt64(1)
 		return nil
 	}})
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if id == 0 {
 		err := sqlitex.Execute(t.conn, "INSERT INTO nars(hash, size) VALUES(?, ?)", &sqlitex.ExecOptions{Args: []any{p.NarHash[:], p.NarSize}})
-		return t.conn.LastInsertRowID(), err
+		return t.conn.LastInsertRowID(), true, err
 	}
 	if size != p.NarSize {
-		return 0, fmt.Errorf("nar size %d, but the nar with hash %s has %d bytes", p.NarSize, p.NarHash, size)
+		return 0, false, fmt.Errorf("nar size %d, but the nar with hash %s has %d bytes", p.NarSize, p.NarHash, size)
 	}
-	return id, nil
+	return id, false, nil
 }
 
-// addFiles turns uploads into files of a nar, except for compressions that the nar has already.
-func (t *publishing) addFiles(nar int64, files []catalog.File) (added int, unused []objstore.Key, err error) {
-	for _, f := range files {
+// addFiles turns uploads into files of a nar, except for compressions that the nar has already, which it has not if it is fresh.
+func (t *publishing) addFiles(nar int64, fresh bool, files []catalog.File) (added int, unused []objstore.Key, err error) {
+	for i, f := range files {
 		var have string
-		err := sqlitex.Execute(t.conn, "SELECT key FROM files WHERE nar = ? AND compression = ?", &sqlitex.ExecOptions{Args: []any{nar, string(f.Compression)},
-			ResultFunc: func(s *sqlite.Stmt) error { have = s.ColumnText(0); return nil }})
+		var err error
+		if !fresh || i > 0 {
+			err = sqlitex.Execute(t.conn, "SELECT key FROM files WHERE nar = ? AND compression = ?", &sqlitex.ExecOptions{Args: []any{nar, string(f.Compression)},
+				ResultFunc: func(s *sqlite.Stmt) error { have = s.ColumnText(0); return nil }})
+		}
 		if err != nil {
 			return 0, nil, err
 		}

@@ -96,12 +96,24 @@ func (db *DB) Missing(ctx context.Context, hs []storepath.HashPart) (missing []s
 
 // Files implements catalog.Reader.
 func (db *DB) Files(ctx context.Context, narHash digest.SHA256) (fs []catalog.File, err error) {
+	id := func(conn *sqlite.Conn) (int64, error) {
+		return scalar(conn, "SELECT id FROM nars WHERE hash = ?", narHash[:])
+	}
+	// Importers ask of every nar, mostly in vain; one statement needs no transaction around it.
+	known := false
+	err = db.readOne(ctx, func(conn *sqlite.Conn) error {
+		nar, err := id(conn)
+		known = nar != 0
+		return err
+	})
+	if err != nil || !known {
+		return nil, err
+	}
 	err = db.read(ctx, func(conn *sqlite.Conn) error {
-		nar, err := scalar(conn, "SELECT id FROM nars WHERE hash = ?", narHash[:])
-		if err != nil || nar == 0 {
-			return err
+		nar, err := id(conn)
+		if err == nil {
+			fs, err = files(conn, nar)
 		}
-		fs, err = files(conn, nar)
 		return err
 	})
 	return fs, err

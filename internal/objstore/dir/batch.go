@@ -30,10 +30,13 @@ type batch struct {
 	s    *Store
 	root *os.File
 
-	mu   sync.Mutex
-	err  error           // why the batch cannot be used any more
-	kept []string        // the second names of what was put since the last Commit
-	dirs map[string]bool // the folders in which names changed since then
+	committing sync.Mutex // one Commit at a time; it may wait for the disk, and is taken before mu
+
+	mu     sync.Mutex
+	err    error // why the batch cannot be used any more
+	latest *openFolder
+	kept   []string        // the second names of what was put since the last Commit
+	dirs   map[string]bool // the folders in which names changed since then
 }
 
 func (b *batch) broken() error {
@@ -62,6 +65,64 @@ func (b *batch) Delete(ctx context.Context, k objstore.Key) error {
 		err = b.s.remove(ctx, k, b)
 	}
 	return wrap("delete", k, err)
+}
+
+// openFolder is a folder that several Puts use.
+type openFolder struct {
+	*os.File
+	dir   string
+	users int // and one for being the batch's latest
+}
+
+// folder opens a folder, which is made if it is not there, or returns the one of the Put before: most go where the last one went.
+func (b *batch) folder(dir string) (*openFolder, error) {
+	b.mu.Lock()
+	if f := b.latest; f != nil && f.dir == dir {
+		f.users++
+		b.mu.Unlock()
+		return f, nil
+	}
+	b.mu.Unlock()
+	file, err := b.s.makeFolder(dir, false)
+	if err != nil {
+		return nil, err
+	}
+	f := &openFolder{file, dir, 2}
+	b.mu.Lock()
+	last := b.latest
+	b.latest = f
+	b.mu.Unlock()
+	b.release(last)
+	return f, nil
+}
+
+// done ends a use of f. If it came to err the folder may be gone, and is opened anew the next time.
+func (b *batch) done(f *openFolder, err error) {
+	if err != nil {
+		b.mu.Lock()
+		last := b.latest
+		if last == f {
+			b.latest = nil
+		} else {
+			last = nil
+		}
+		b.mu.Unlock()
+		b.release(last)
+	}
+	b.release(f)
+}
+
+func (b *batch) release(f *openFolder) {
+	if f == nil {
+		return
+	}
+	b.mu.Lock()
+	f.users--
+	last := f.users == 0
+	b.mu.Unlock()
+	if last {
+		f.Close()
+	}
 }
 
 // touched notes that names in a folder changed.
@@ -111,45 +172,58 @@ func (b *batch) link(st *staged, at int, base string, k objstore.Key) (bool, err
 	if errors.Is(err, unix.EEXIST) {
 		return false, nil
 	}
-	if err == nil && recognisable {
-		st.temp = "" // so that it stays
-		b.mu.Lock()
-		b.kept = append(b.kept, kept)
-		b.mu.Unlock()
+	if err != nil || !recognisable {
+		return err == nil, err
 	}
-	return err == nil, err
+	b.mu.Lock()
+	if err = b.err; err == nil {
+		b.kept = append(b.kept, kept)
+	}
+	b.mu.Unlock()
+	if err != nil { // a Commit failed meanwhile
+		b.s.takeBack(k, tmp, kept)
+		return false, fmt.Errorf("this batch is broken: %w", err)
+	}
+	st.temp = "" // so that it stays
+	return true, nil
 }
 
-// Commit flushes the file system.
+// Commit flushes the file system. Puts may go on meanwhile; what they put is for the next Commit.
 func (b *batch) Commit(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	b.committing.Lock()
+	defer b.committing.Unlock()
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.err != nil {
-		return fmt.Errorf("commit batch: this batch is broken: %w", b.err)
+	broken, kept, dirs := b.err, b.kept, b.dirs
+	b.kept, b.dirs = nil, make(map[string]bool)
+	b.mu.Unlock()
+	if broken != nil {
+		return fmt.Errorf("commit batch: this batch is broken: %w", broken)
 	}
-	if len(b.kept) == 0 && len(b.dirs) == 0 {
+	if len(kept) == 0 && len(dirs) == 0 {
 		return nil
 	}
 	err := durable.SyncFS(b.root)
 	if errors.Is(err, errors.ErrUnsupported) {
-		err = b.flushEach()
+		err = b.flushEach(kept, dirs)
 	}
 	if err != nil {
+		b.mu.Lock()
 		b.err = err
-		for _, name := range b.kept {
+		kept = append(kept, b.kept...) // the next Commit would not come to them
+		b.kept = nil
+		b.mu.Unlock()
+		for _, name := range kept {
 			if k, ok := parseUncommitted(name); ok {
 				b.s.takeBack(k.key, int(b.s.tmp.Fd()), name)
 			}
 		}
 	}
-	for _, name := range b.kept {
+	for _, name := range kept {
 		b.s.dropTemp(name)
 	}
-	b.kept = nil
-	clear(b.dirs)
 	if err != nil {
 		return fmt.Errorf("commit batch: %w", class(err))
 	}
@@ -157,13 +231,13 @@ func (b *batch) Commit(ctx context.Context) error {
 }
 
 // flushEach flushes file by file and folder by folder, where the kernel has no SyncFS.
-func (b *batch) flushEach() error {
-	for _, name := range b.kept {
+func (b *batch) flushEach(kept []string, dirs map[string]bool) error {
+	for _, name := range kept {
 		if err := flushFile(int(b.s.tmp.Fd()), name); err != nil {
 			return err
 		}
 	}
-	for dir := range b.dirs {
+	for dir := range dirs {
 		if err := b.s.flushAbove(dir); err != nil {
 			return err
 		}

@@ -197,7 +197,7 @@ func TestFlushingEachFileDoesWithoutSyncFS(t *testing.T) {
 	if len(b.kept) != 2 || len(b.dirs) != 2 { // a/b, and ROOT, where d is new and gone is gone
 		t.Errorf("to flush: files %q, folders %v", b.kept, b.dirs)
 	}
-	if err := b.flushEach(); err != nil {
+	if err := b.flushEach(b.kept, b.dirs); err != nil {
 		t.Error(err)
 	}
 	if err := b.Commit(t.Context()); err != nil {

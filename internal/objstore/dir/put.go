@@ -20,6 +20,9 @@ func (s *Store) Put(ctx context.Context, k objstore.Key, body objstore.Body, c o
 	return info, wrap("put", k, err)
 }
 
+// smallBody is a size in bytes up to which writing a body in vain costs little more than looking first: at most one buffer.
+const smallBody = 256 << 10
+
 // put stores durably if b is nil, and else leaves flushing to b.
 func (s *Store) put(ctx context.Context, k objstore.Key, body objstore.Body, c objstore.Condition, b *batch) (objstore.Info, error) {
 	if _, err := objstore.ParseKey(string(k)); err != nil {
@@ -28,9 +31,14 @@ func (s *Store) put(ctx context.Context, k objstore.Key, body objstore.Body, c o
 	if err := ctx.Err(); err != nil {
 		return objstore.Info{}, err
 	}
-	// A condition that does not hold now is refused before the body is read. The one that counts is checked when the name is given.
-	if c != (objstore.Condition{}) {
+	// A condition that does not hold now is refused before the body is read. The one that counts is checked when the name is given,
+	// and does by itself for a few bytes of a batch.
+	if c != (objstore.Condition{}) && (b == nil || body.Size > smallBody) {
 		if err := s.holds(k, c, b); err != nil {
+			if b != nil { // also what is in the way is to be durable after Commit, whoever put it
+				dir, _ := split(k)
+				b.touched(dir)
+			}
 			return objstore.Info{}, err
 		}
 	}
@@ -164,14 +172,20 @@ func (s *Store) name(st *staged, k objstore.Key, c objstore.Condition, b *batch)
 
 func (s *Store) nameOnce(st *staged, k objstore.Key, c objstore.Condition, b *batch) error {
 	dir, base := split(k)
-	f, err := s.makeFolder(dir, b == nil)
+	if b != nil {
+		f, err := b.folder(dir)
+		if err != nil {
+			return err
+		}
+		err = b.name(st, int(f.Fd()), k, c)
+		b.done(f, err)
+		return err
+	}
+	f, err := s.makeFolder(dir, true)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if b != nil {
-		return b.name(st, int(f.Fd()), k, c)
-	}
 	if err := s.rename(st, int(f.Fd()), k, base, c, nil); err != nil {
 		return err
 	}

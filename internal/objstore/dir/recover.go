@@ -126,7 +126,7 @@ func (s *Store) flushAll(f *os.File, entries []entry) error {
 			b.dirs[dir] = true
 		}
 	}
-	return b.flushEach()
+	return b.flushEach(b.kept, b.dirs)
 }
 
 // whole reports whether the file has the size and the digest that its name tells.

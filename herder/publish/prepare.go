@@ -151,19 +151,13 @@ func (s *Spooler) spool(ctx context.Context, t *task) error {
 	return nil
 }
 
-// already tells whether nothing needs to be read: the item is published with this nar, or another item has brought the nar. A nar that
-// nobody has brought is the usual case, and costs one question.
-func (p *Publisher) already(ctx context.Context, t *task) (bool, error) {
+// already tells whether nothing needs to be read: the item is published with this nar, or another item has brought the nar, whose
+// files are given. A nar that nobody has brought is the usual case, and costs no further question.
+func (p *Publisher) already(ctx context.Context, t *task, files []catalog.File) (bool, error) {
 	t.narHash, t.narSize = t.Narinfo.NarHash, t.Narinfo.NarSize
 	known := !t.narHash.IsZero()
-	if known {
-		files, err := p.Catalogue.Files(ctx, t.narHash)
-		if err != nil {
-			return false, fatal{err}
-		}
-		if len(files) == 0 || p.spooler().lacking(files, nil) != nil {
-			return false, nil
-		}
+	if known && (len(files) == 0 || p.spooler().lacking(files, nil) != nil) {
+		return false, nil
 	}
 	it, err := p.Catalogue.Item(ctx, t.Narinfo.StorePath.HashPart())
 	switch {

@@ -97,7 +97,7 @@ type Publisher struct {
 type catalogue interface {
 	catalog.Publisher
 	Item(ctx context.Context, h storepath.HashPart) (catalog.Item, error)
-	Files(ctx context.Context, narHash digest.SHA256) ([]catalog.File, error)
+	Files(ctx context.Context, narHashes []digest.SHA256) ([][]catalog.File, error)
 }
 
 // objects is what publishing needs of an object store: it never deletes.

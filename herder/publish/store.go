@@ -12,6 +12,7 @@ import (
 
 	"narfold/internal/catalog"
 	"narfold/internal/compress"
+	"narfold/internal/digest"
 	"narfold/internal/objstore"
 	"narfold/internal/storepath"
 )
@@ -33,10 +34,17 @@ func (p *Publisher) newStoring() *storing {
 // admit finds out which of the tasks are there already, and reserves keys for what the others will bring: one transaction of the
 // catalogue for all of them, which keeps nobody waiting later.
 func (st *storing) admit(ctx context.Context, tasks []*task) error {
+	hashes := make([]digest.SHA256, len(tasks))
+	for i, t := range tasks {
+		hashes[i] = t.Narinfo.NarHash
+	}
+	files, err := st.p.Catalogue.Files(ctx, hashes)
+	if err != nil {
+		return err
+	}
 	var lacking []*task
-	for _, t := range tasks {
-		var err error
-		if t.known, err = st.p.already(ctx, t); err != nil {
+	for i, t := range tasks {
+		if t.known, err = st.p.already(ctx, t, files[i]); err != nil {
 			return err
 		}
 		if !t.known {

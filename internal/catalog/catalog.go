@@ -140,8 +140,8 @@ type Reader interface {
 	Item(ctx context.Context, h storepath.HashPart) (Item, error)
 	// Missing returns those of hs that are not published, in the order given.
 	Missing(ctx context.Context, hs []storepath.HashPart) ([]storepath.HashPart, error)
-	// Files returns the files of a live nar by its hash, whichever item brought them, or none.
-	Files(ctx context.Context, narHash digest.SHA256) ([]File, error)
+	// Files returns, for each of narHashes, the files of the live nar with that hash, whichever item brought them, or none.
+	Files(ctx context.Context, narHashes []digest.SHA256) ([][]File, error)
 	// Items yields the published items whose sequence is greater than after, in ascending order.
 	Items(ctx context.Context, after int64) iter.Seq2[Item, error]
 	// EachHashPart calls f with the bytes of the hash part of each published item whose sequence is greater than after, in no

@@ -39,30 +39,81 @@ func poolOf(m *sync.Map, key any) *sync.Pool {
 	return p.(*sync.Pool)
 }
 
+// tinyZstd is the size in bytes up to which an input is compressed with the tables of the Fastest level at the Default level too: those
+// fit into a processor's own cache and the default's do not, which for 4 KB makes 13 microseconds of 25, and of 60 with all
+// processors at work; the result is 2.5% larger, some 50 bytes, and seldom takes another block of a disk.
+const tinyZstd = 8 << 10
+
+// zstdWriter writes one frame.
 type zstdWriter struct {
-	*zstd.Encoder
-	pool *sync.Pool
+	w       io.Writer
+	o       Options
+	tiny    []byte // the input, while it may be tiny
+	encoder *zstd.Encoder
+	pool    *sync.Pool
+	err     error // why there is no encoder
 }
 
 func newZstdWriter(w io.Writer, o Options) (io.WriteCloser, error) {
-	workers := min(o.Workers, 2) // the encoder has two stages: matching, and writing what was matched
-	pool := poolOf(&zstdWriters, zstdKey{int(o.Level), workers})
-	if e, ok := pool.Get().(*zstd.Encoder); ok {
-		e.Reset(w)
-		return &zstdWriter{e, pool}, nil
+	z := &zstdWriter{w: w, o: o}
+	if o.Level == Default {
+		return z, nil
 	}
-	e, err := zstd.NewWriter(w, o.Level.zstd(workers)...)
-	if err != nil {
-		return nil, err
-	}
-	return &zstdWriter{e, pool}, nil
+	return z, z.begin()
 }
 
+// begin gets an encoder for more than a tiny input.
+func (z *zstdWriter) begin() error {
+	workers := min(z.o.Workers, 2) // the encoder has two stages: matching, and writing what was matched
+	z.pool = poolOf(&zstdWriters, zstdKey{int(z.o.Level), workers})
+	e, ok := z.pool.Get().(*zstd.Encoder)
+	if ok {
+		e.Reset(z.w)
+	} else {
+		var err error
+		if e, err = zstd.NewWriter(z.w, z.o.Level.zstd(workers)...); err != nil {
+			return err
+		}
+	}
+	z.encoder = e
+	return nil
+}
+
+// Write implements io.Writer.
+func (z *zstdWriter) Write(p []byte) (int, error) {
+	if z.encoder == nil {
+		if len(z.tiny)+len(p) <= tinyZstd {
+			z.tiny = append(z.tiny, p...)
+			return len(p), nil
+		}
+		if z.err = z.begin(); z.err != nil {
+			return 0, z.err
+		}
+		if _, err := z.encoder.Write(z.tiny); err != nil {
+			return 0, err
+		}
+		z.tiny = nil
+	}
+	return z.encoder.Write(p)
+}
+
+// Close ends the frame.
 func (z *zstdWriter) Close() error {
-	err := z.Encoder.Close()
-	z.Reset(nil)
-	z.pool.Put(z.Encoder)
-	z.Encoder = nil
+	if z.err != nil {
+		return z.err
+	}
+	if z.encoder == nil {
+		var frame bytes.Buffer
+		if err := Fastest.zstdFrameEncoder()(&frame, z.tiny); err != nil {
+			return err
+		}
+		_, err := z.w.Write(frame.Bytes())
+		return err
+	}
+	err := z.encoder.Close()
+	z.encoder.Reset(nil)
+	z.pool.Put(z.encoder)
+	z.encoder = nil
 	return err
 }
 

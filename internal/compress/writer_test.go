@@ -124,3 +124,40 @@ func ExampleNewWriter() {
 	fmt.Println(nar.String(), r.Servable())
 	// Output: nix-archive-1 <nil>
 }
+
+func TestAroundTheSizeOfATinyInputTheDivisionIntoWritesDoesNotShow(t *testing.T) {
+	for _, size := range []int{0, 1, tinyZstd - 1, tinyZstd, tinyZstd + 1, 3 * tinyZstd} {
+		data := bytes.Repeat([]byte("some words that are in a small item "), size/36+1)[:size]
+		var first []byte
+		for _, chunk := range []int{size + 1, 1000, tinyZstd, 7} {
+			var out bytes.Buffer
+			w, err := NewWriter(Zstd, &out, Default)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for rest := data; len(rest) > 0; rest = rest[min(chunk, len(rest)):] {
+				if _, err := w.Write(rest[:min(chunk, len(rest))]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if first == nil {
+				first = out.Bytes()
+			}
+			if !bytes.Equal(out.Bytes(), first) {
+				t.Errorf("%d bytes in writes of %d: other bytes than in one write", size, chunk)
+			}
+			r, err := NewReader(Zstd, &out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(r)
+			if err != nil || !bytes.Equal(got, data) || r.Servable() != nil {
+				t.Errorf("%d bytes in writes of %d: read back %d, %v, %v", size, chunk, len(got), err, r.Servable())
+			}
+			r.Close()
+		}
+	}
+}

@@ -37,7 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen func(t 
 		want.Published, want.Sequence = got.Published, got.Sequence
 		equal(t, "item", got, want)
 		equal(t, "narinfo", string(got.Narinfo), string(app.Narinfo))
-		if fs, err := c.Files(t.Context(), dep.NarHash); err != nil || len(fs) != 1 || fs[0] != dep.Files[0] {
+		if fs, err := c.Files(t.Context(), []digest.SHA256{digest.Of(nil), dep.NarHash}); err != nil || len(fs) != 2 || len(fs[0]) != 0 || len(fs[1]) != 1 || fs[1][0] != dep.Files[0] {
 			t.Errorf("files of the nar: %+v, %v", fs, err)
 		}
 	})
@@ -50,7 +50,7 @@ func Run(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen func(t 
 		}
 		missing, err := c.Missing(t.Context(), []storepath.HashPart{Base("a").HashPart(), Base("there").HashPart(), Base("b").HashPart()})
 		equal(t, "missing", missing, []storepath.HashPart{Base("a").HashPart(), Base("b").HashPart()})
-		if fs, ferr := c.Files(t.Context(), digest.Of(nil)); err != nil || ferr != nil || len(fs) != 0 {
+		if fs, ferr := c.Files(t.Context(), []digest.SHA256{digest.Of(nil)}); err != nil || ferr != nil || len(fs) != 1 || len(fs[0]) != 0 {
 			t.Errorf("files of an unknown nar: %v, %v, %v", fs, ferr, err)
 		}
 	})

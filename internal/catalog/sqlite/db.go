@@ -118,20 +118,13 @@ func (db *DB) ObjectsAt(ctx context.Context, where string) (recorded string, err
 }
 
 // read runs f on a connection of its own, within one snapshot.
-func (db *DB) read(ctx context.Context, f func(*sqlite.Conn) error) error {
-	return db.readOne(ctx, func(conn *sqlite.Conn) (err error) {
-		defer sqlitex.Transaction(conn)(&err)
-		return f(conn)
-	})
-}
-
-// readOne is read for a single statement, which is a transaction by itself.
-func (db *DB) readOne(ctx context.Context, f func(*sqlite.Conn) error) error {
+func (db *DB) read(ctx context.Context, f func(*sqlite.Conn) error) (err error) {
 	conn, err := db.readers.Take(ctx)
 	if err != nil {
 		return fmt.Errorf("read catalogue: %w", context.Cause(ctx))
 	}
 	defer db.readers.Put(conn)
+	defer sqlitex.Transaction(conn)(&err)
 	if err := f(conn); err != nil {
 		return interrupted(ctx, err)
 	}

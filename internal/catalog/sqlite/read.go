@@ -95,28 +95,24 @@ func (db *DB) Missing(ctx context.Context, hs []storepath.HashPart) (missing []s
 }
 
 // Files implements catalog.Reader.
-func (db *DB) Files(ctx context.Context, narHash digest.SHA256) (fs []catalog.File, err error) {
-	id := func(conn *sqlite.Conn) (int64, error) {
-		return scalar(conn, "SELECT id FROM nars WHERE hash = ?", narHash[:])
-	}
-	// Importers ask of every nar, mostly in vain; one statement needs no transaction around it.
-	known := false
-	err = db.readOne(ctx, func(conn *sqlite.Conn) error {
-		nar, err := id(conn)
-		known = nar != 0
-		return err
-	})
-	if err != nil || !known {
-		return nil, err
-	}
+func (db *DB) Files(ctx context.Context, narHashes []digest.SHA256) (all [][]catalog.File, err error) {
 	err = db.read(ctx, func(conn *sqlite.Conn) error {
-		nar, err := id(conn)
-		if err == nil {
-			fs, err = files(conn, nar)
+		all = make([][]catalog.File, len(narHashes))
+		for i := range narHashes {
+			nar, err := scalar(conn, "SELECT id FROM nars WHERE hash = ?", narHashes[i][:])
+			if err != nil {
+				return err
+			}
+			if nar == 0 {
+				continue
+			}
+			if all[i], err = files(conn, nar); err != nil {
+				return err
+			}
 		}
-		return err
+		return nil
 	})
-	return fs, err
+	return all, err
 }
 
 // page is how many rows a walk reads at a time, so that a slow consumer does not hold a snapshot, and with it the log, open.

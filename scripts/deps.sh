@@ -14,6 +14,8 @@ packages=(
   ca-certificates gcc libc6-dev
   # pgrep, ps and kill for the demo and the benchmarks.
   procps
+  # The catalogue for several herders; the tests start servers of their own.
+  postgresql
   # The feed's verifier, which was written from the documentation alone.
   python3
 )

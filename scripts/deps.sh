@@ -75,4 +75,7 @@ quietly apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommend
 case " ${missing[*]} " in
   *" nginx-light "*) quietly update-rc.d nginx disable ;;
 esac
+case " ${missing[*]} " in
+  *" postgresql "*) quietly update-rc.d postgresql disable ;;
+esac
 echo "deps: done"

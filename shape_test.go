@@ -77,7 +77,7 @@ var (
 var homes = map[string][]string{
 	"github.com/minio/minio-go": {"internal/objstore/s3"},
 
-	"zombiezen.com/go/sqlite": {"internal/catalog/sqlite", "internal/nixdb"},
+	"zombiezen.com/go/sqlite": {"internal/catalog/sqlite", "internal/catalog/catalogbench", "internal/nixdb"},
 	"modernc.org/libc":        {"internal/catalog/sqlite"},
 	"github.com/jackc/pgx":    {"internal/catalog/postgres"},
 

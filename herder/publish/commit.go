@@ -152,7 +152,7 @@ func (p *Publisher) commit(ctx context.Context, batch []*task, st *storing, repo
 	// what lies there is taken over.
 	for attempt := 0; ; attempt++ {
 		err := p.publishAll(ctx, good, tell)
-		if !errors.Is(err, catalog.ErrNotReserved) || attempt == 2 {
+		if !errors.Is(err, catalog.ErrNotReserved) || attempt == 9 {
 			return err
 		}
 		p.Log.Warn("reservation lost, trying again", "error", err)

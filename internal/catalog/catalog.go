@@ -104,7 +104,7 @@ type Outcome struct {
 	Other    digest.SHA256    // for Differs: the nar hash of the item that stays
 	Released []storepath.Path // items that had waited for this one and are published with it
 	// Unused are keys of this publication that the catalogue did not need, because the nar had that compression already.
-	// They stay reserved, and are cleaned up as uploads that came to nothing.
+	// They are uploads, also if their reservation had been cleaned up, and are cleaned up as such: their objects are there.
 	Unused []objstore.Key
 }
 

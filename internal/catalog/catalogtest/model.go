@@ -396,6 +396,20 @@ func (w *world) release(p catalog.Publication) (released []storepath.Path, err e
 	return released, nil
 }
 
+// account makes an upload of a key that nothing knows any more.
+func (w *world) account(k objstore.Key) {
+	for _, files := range w.files {
+		for _, live := range files {
+			if live == k {
+				return
+			}
+		}
+	}
+	if _, known := w.uploads[k]; !known {
+		w.uploads[k] = upload{}
+	}
+}
+
 func (w *world) decide(p catalog.Publication) (out catalog.Outcome, err error) {
 	name := p.Path.Name()
 	nar, live := w.nar[name]
@@ -410,6 +424,7 @@ func (w *world) decide(p catalog.Publication) (out catalog.Outcome, err error) {
 		if have, ok := files[f.Compression]; ok {
 			if have != f.Key {
 				out.Unused = append(out.Unused, f.Key)
+				w.account(f.Key)
 			}
 			continue
 		}

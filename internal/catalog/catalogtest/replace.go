@@ -49,6 +49,7 @@ func testReplace(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen
 				t.Fatal(err)
 			}
 			equal(t, "files of "+p.Path.Name(), got.Files, []catalog.File{File("a", compress.Lzip), f})
+			equal(t, "narinfo of "+p.Path.Name()+", which tells the size of the file that was replaced", string(got.Narinfo), string(p.Narinfo))
 		}
 		if us := collect(t, c.Uploads(t.Context())); len(us) != 1 || us[0].Key != old || us[0].For != "" {
 			t.Errorf("uploads: %+v", us)

@@ -311,6 +311,19 @@ func appendReferences(b []byte, f *Facts, self bool) []byte {
 	return b
 }
 
+// References returns the references of the text that was split into template, in its order and with the item itself if it has it. It
+// reports false if they are among the bytes that are the narinfo's own; then parse what Join gives.
+func References(template string, f Facts) (refs []storepath.Base, ok bool) {
+	switch {
+	case strings.Contains(template, "References: \x01R\n"):
+		return f.References, true
+	case strings.Contains(template, "References: \x01r\n"):
+		i, _ := slices.BinarySearch(f.References, f.Path.Base)
+		return slices.Insert(slices.Clone(f.References), i, f.Path.Base), true
+	}
+	return nil, false
+}
+
 // Join appends the text that was split to dst.
 func Join(dst []byte, template string, own []byte, f Facts) ([]byte, error) {
 	j := joiner{facts: f, text: dst, from: len(dst), own: own}

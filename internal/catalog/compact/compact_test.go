@@ -95,6 +95,13 @@ func TestANarinfoComesBackByteForByte(t *testing.T) {
 		if len(own) > c.most {
 			t.Errorf("%s: %d bytes of its own, of %d, want at most %d; template %q", what, len(own), len(c.text), c.most, template)
 		}
+		n, err := narinfo.Parse(c.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if refs, known := References(template, f); known && !slices.Equal(refs, n.References) || known == (what == "references in another order") {
+			t.Errorf("%s: references %q, known %v, want %q", what, refs, known, n.References)
+		}
 		got, err := Join([]byte("before"), template, own, f)
 		if err != nil || string(got) != "before"+string(c.text) {
 			t.Errorf("%s: %v\n got %s\nwant %s", what, err, got, c.text)

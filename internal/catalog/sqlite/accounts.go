@@ -17,28 +17,30 @@ import (
 
 // Keys implements catalog.Accounts.
 func (db *DB) Keys(ctx context.Context) iter.Seq2[catalog.File, error] {
-	return walk(ctx, db, "files", func(conn *sqlite.Conn, last *catalog.File) (fs []catalog.File, err error) {
-		from := ""
+	return walk(ctx, db, "files", func(conn *sqlite.Conn, last *catalog.File) ([]catalog.File, error) {
+		from := objstore.Key("")
 		if last != nil {
-			from = string(last.Key)
+			from = last.Key
 		}
-		err = sqlitex.Execute(conn, "SELECT key, compression, size, sha256, verified FROM files WHERE key > ? ORDER BY key LIMIT ?",
-			&sqlitex.ExecOptions{Args: []any{from, page}, ResultFunc: func(s *sqlite.Stmt) error {
-				fs = append(fs, scanFile(s))
-				return nil
-			}})
-		return fs, err
+		return keysAfter(conn, from, page)
 	})
 }
 
 // Owner implements catalog.Accounts.
 func (db *DB) Owner(ctx context.Context, k objstore.Key) (state catalog.KeyState, err error) {
 	err = db.read(ctx, func(conn *sqlite.Conn) error {
+		_, live, err := fileRow(conn, k)
+		if err != nil {
+			return err
+		}
+		if live {
+			state = catalog.KeyLive
+			return nil
+		}
 		for _, q := range []struct {
 			query string
 			state catalog.KeyState
 		}{
-			{"SELECT count(*) FROM files WHERE key = ?", catalog.KeyLive},
 			{"SELECT count(*) FROM uploads WHERE key = ?", catalog.KeyUpload},
 			{"SELECT count(*) FROM logs WHERE key = ?", catalog.KeyLog},
 		} {

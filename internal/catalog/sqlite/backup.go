@@ -128,8 +128,10 @@ func look(ctx context.Context, path string) (*sqlite.Conn, error) {
 	case err != nil:
 	case id != applicationID:
 		err = fmt.Errorf("%w: %s has the application id %#x", catalog.ErrForeign, path, id)
-	case version > len(migrations):
-		err = fmt.Errorf("%w: %s has schema %d, this one knows up to %d; run the newer version", catalog.ErrNewer, path, version, len(migrations))
+	default:
+		if err = knownSchema(version); err != nil {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
 	}
 	if err != nil {
 		conn.Close()

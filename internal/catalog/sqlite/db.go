@@ -28,6 +28,9 @@ type DB struct {
 	writing chan struct{} // holds the writer's only permit, so that waiting for it obeys a context
 	writer  *sqlite.Conn
 
+	texts texts
+	names names
+
 	watching sync.Mutex
 	watcher  *sqlite.Conn // only ever asks for the data version, so that every commit, also our own, is another's
 }

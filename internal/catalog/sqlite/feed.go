@@ -42,19 +42,12 @@ func (db *DB) Changes(ctx context.Context, after int64, limit int) (changes []ca
 			return err
 		}
 		for i := range changes {
-			var nar int64
-			err := sqlitex.Execute(conn, selectItem+"WHERE items.id = ?", &sqlitex.ExecOptions{Args: []any{ids[i]}, ResultFunc: func(s *sqlite.Stmt) (err error) {
-				changes[i].Item, nar, err = scanItem(s)
-				return err
-			}})
-			if err != nil {
+			var found bool
+			if changes[i].Item, found, err = db.one(conn, "WHERE items.id = ?", ids[i]); err != nil {
 				return err
 			}
-			if nar == 0 {
+			if !found {
 				return fmt.Errorf("item of change %d: %w", changes[i].Sequence, catalog.ErrNotFound)
-			}
-			if changes[i].Item.Files, err = files(conn, nar); err != nil {
-				return err
 			}
 		}
 		return nil

@@ -74,6 +74,16 @@ func reserve(conn *sqlite.Conn, w catalog.Want, now int64) (objstore.Key, error)
 // lastGeneration returns the last generation of w's keys that is published, or 0. Before it no key is handed out, since it may be
 // one that Replace took out of service, of which somebody may still hold the URL.
 func lastGeneration(conn *sqlite.Conn, w catalog.Want) (last int, err error) {
+	method, err := methodNumber(w.Compression)
+	if err != nil {
+		return 0, err
+	}
+	last64, err := scalar(conn, "SELECT coalesce(max(f.generation), 0) FROM items o JOIN files f ON f.nar = o.nar AND f.method = ? AND f.owner = o.id WHERE o.hash = ?",
+		method, order(w.Base.HashPart()))
+	if err != nil {
+		return 0, err
+	}
+	last = int(last64)
 	one := string(catalog.NarKey(w.Compression, w.Base, 1))
 	// As one condition with OR it would be answered by way of a temporary table.
 	err = sqlitex.Execute(conn, "SELECT key FROM files WHERE key = ? UNION ALL SELECT key FROM files WHERE key > ? AND key < ?",
@@ -89,7 +99,7 @@ func lastGeneration(conn *sqlite.Conn, w catalog.Want) (last int, err error) {
 func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.Outcome, error) {
 	var outcomes []catalog.Outcome
 	err := db.write(ctx, func(conn *sqlite.Conn) error {
-		t := &publishing{conn: conn, now: time.Now().UTC(), live: make(map[storepath.HashPart]int64), dirs: make(map[storepath.Dir]int64)}
+		t := &publishing{transaction: transaction{db: db, conn: conn}, now: time.Now().UTC(), live: make(map[storepath.HashPart]int64)}
 		waiting, err := scalar(conn, "SELECT EXISTS (SELECT 1 FROM waiting)")
 		if err != nil {
 			return err
@@ -145,10 +155,9 @@ var errNoFile = errors.New("it has no file, and no published item has its nar")
 
 // publishing is one transaction of Publish.
 type publishing struct {
-	conn *sqlite.Conn
+	transaction
 	now  time.Time
 	live map[storepath.HashPart]int64 // ids already looked up or handed out
-	dirs map[storepath.Dir]int64
 	// waiting is whether anything waits; mostly nothing does, and then nobody is asked for.
 	waiting bool
 }
@@ -158,8 +167,7 @@ func (t *publishing) id(h storepath.HashPart) (int64, error) {
 	if id := t.live[h]; id != 0 {
 		return id, nil
 	}
-	b := h.Bytes()
-	id, err := scalar(t.conn, "SELECT id FROM items WHERE hash = ?", b[:])
+	id, err := scalar(t.conn, "SELECT id FROM items WHERE hash = ?", order(h))
 	if err == nil && id != 0 {
 		t.live[h] = id
 	}
@@ -227,7 +235,7 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 		narHash []byte
 	)
 	err = sqlitex.Execute(t.conn, "SELECT items.id, nars.id, nars.hash FROM items JOIN nars ON nars.id = items.nar WHERE items.hash = ?",
-		&sqlitex.ExecOptions{Args: []any{hash[:]}, ResultFunc: func(s *sqlite.Stmt) error {
+		&sqlitex.ExecOptions{Args: []any{order(p.Path.HashPart())}, ResultFunc: func(s *sqlite.Stmt) error {
 			id, nar, narHash = s.ColumnInt64(0), s.ColumnInt64(1), columnBytes(s, 2)
 			return nil
 		}})
@@ -242,44 +250,62 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 				&sqlitex.ExecOptions{Args: []any{hash[:], p.NarHash[:], narHash, p.Path.String(), p.By, t.now.UnixMilli()}})
 		}
 		out.Verdict = catalog.Present
-		added, unused, err := t.addFiles(nar, false, p.Files)
+		have, err := files(t.conn, nar)
+		if err != nil {
+			return out, err
+		}
+		lacking, unused, err := t.lacking(have, p.Files)
 		if err != nil {
 			return out, err
 		}
 		out.Unused = unused
-		if added > 0 {
+		for _, f := range lacking {
+			if err := put(t.conn, nar, f, id, p.Path.Base); err != nil {
+				return out, err
+			}
+		}
+		if len(lacking) > 0 {
 			return out, t.change(catalog.ChangeFilesAdded, id)
 		}
 		return out, nil
 	}
 
-	nar, fresh, err := t.nar(p)
+	nar, have, err := t.nar(p)
 	if err != nil {
 		return out, err
 	}
-	added, unused, err := t.addFiles(nar, fresh, p.Files)
+	lacking, unused, err := t.lacking(have, p.Files)
 	if err != nil {
 		return out, err
 	}
 	out.Unused = unused
-	if added == 0 {
-		if n, err := scalar(t.conn, "SELECT count(*) FROM files WHERE nar = ?", nar); err != nil {
-			return out, err
-		} else if n == 0 {
-			return out, errNoFile
-		}
+	if len(have)+len(lacking) == 0 {
+		return out, errNoFile
 	}
-	dir, err := t.dir(p.Path.Dir)
+	template, own, err := t.split(&p.Item, append(have, lacking...))
 	if err != nil {
 		return out, err
 	}
-	err = sqlitex.Execute(t.conn, "INSERT INTO items(hash, dir, name, nar, published, by, narinfo) VALUES(?, ?, ?, ?, ?, ?, ?)",
-		&sqlitex.ExecOptions{Args: []any{hash[:], dir, p.Path.Name(), nar, t.now.UnixMilli(), p.By, p.Narinfo}})
+	dir, err := t.number(string(p.Path.Dir), false)
+	if err != nil {
+		return out, err
+	}
+	by, err := t.number(p.By, false)
+	if err != nil {
+		return out, err
+	}
+	err = sqlitex.Execute(t.conn, "INSERT INTO items(hash, dir, name, nar, published, by, template, narinfo) VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+		&sqlitex.ExecOptions{Args: []any{order(p.Path.HashPart()), dir, p.Path.Name(), nar, t.now.UnixMilli(), by, template, own}})
 	if err != nil {
 		return out, err
 	}
 	id = t.conn.LastInsertRowID()
 	t.live[p.Path.HashPart()] = id
+	for _, f := range lacking {
+		if err := put(t.conn, nar, f, id, p.Path.Base); err != nil {
+			return out, err
+		}
+	}
 	packed, err := t.pack(p, id)
 	if err != nil {
 		return out, err
@@ -317,72 +343,67 @@ func (t *publishing) pack(p *catalog.Publication, id int64) ([]byte, error) {
 	return packed, nil
 }
 
-// dir returns the row of a store directory.
-func (t *publishing) dir(d storepath.Dir) (id int64, err error) {
-	if id := t.dirs[d]; id != 0 {
-		return id, nil
-	}
-	if err := sqlitex.Execute(t.conn, "INSERT OR IGNORE INTO dirs(dir) VALUES(?)", &sqlitex.ExecOptions{Args: []any{string(d)}}); err != nil {
-		return 0, err
-	}
-	if id, err = scalar(t.conn, "SELECT id FROM dirs WHERE dir = ?", string(d)); err == nil {
-		t.dirs[d] = id
-	}
-	return id, err
-}
-
-// nar returns the row of the publication's nar, which may be there from another item, and whether it is new.
-func (t *publishing) nar(p *catalog.Publication) (id int64, fresh bool, err error) {
+// nar returns the row of the publication's nar, which may be there from another item, with its files.
+func (t *publishing) nar(p *catalog.Publication) (id int64, have []catalog.File, err error) {
 	var size int64
 	err = sqlitex.Execute(t.conn, "SELECT id, size FROM nars WHERE hash = ?", &sqlitex.ExecOptions{Args: []any{p.NarHash[:]}, ResultFunc: func(s *sqlite.Stmt) error {
 		id, size = s.ColumnInt64(0), s.ColumnInt64(1)
 		return nil
 	}})
 	if err != nil {
-		return 0, false, err
+		return 0, nil, err
 	}
 	if id == 0 {
 		err := sqlitex.Execute(t.conn, "INSERT INTO nars(hash, size) VALUES(?, ?)", &sqlitex.ExecOptions{Args: []any{p.NarHash[:], p.NarSize}})
-		return t.conn.LastInsertRowID(), true, err
+		return t.conn.LastInsertRowID(), nil, err
 	}
 	if size != p.NarSize {
-		return 0, false, fmt.Errorf("nar size %d, but the nar with hash %s has %d bytes", p.NarSize, p.NarHash, size)
+		return 0, nil, fmt.Errorf("nar size %d, but the nar with hash %s has %d bytes", p.NarSize, p.NarHash, size)
 	}
-	return id, false, nil
+	have, err = files(t.conn, id)
+	return id, have, err
 }
 
-// addFiles turns uploads into files of a nar, except for compressions that the nar has already, which it has not if it is fresh.
-func (t *publishing) addFiles(nar int64, fresh bool, files []catalog.File) (added int, unused []objstore.Key, err error) {
-	for i, f := range files {
-		var have string
-		var err error
-		if !fresh || i > 0 {
-			err = sqlitex.Execute(t.conn, "SELECT key FROM files WHERE nar = ? AND compression = ?", &sqlitex.ExecOptions{Args: []any{nar, string(f.Compression)},
-				ResultFunc: func(s *sqlite.Stmt) error { have = s.ColumnText(0); return nil }})
-		}
-		if err != nil {
-			return 0, nil, err
-		}
-		if have != "" {
-			if have != string(f.Key) {
+// account makes an upload of a key whose object is not needed, if its reservation was cleaned up before the object was put.
+func (t *publishing) account(k objstore.Key) error {
+	_, live, err := fileRow(t.conn, k)
+	if err != nil || live {
+		return err
+	}
+	return sqlitex.Execute(t.conn, "INSERT OR IGNORE INTO uploads(key, since) VALUES(?, ?)", &sqlitex.ExecOptions{Args: []any{string(k), t.now.UnixMilli()}})
+}
+
+// lacking returns those of files in whose compression the nar is not there yet, which are uploads no more.
+func (t *publishing) lacking(have, files []catalog.File) (lacking []catalog.File, unused []objstore.Key, err error) {
+	for _, f := range files {
+		there := func(o catalog.File) bool { return o.Compression == f.Compression }
+		if i := slices.IndexFunc(have, there); i >= 0 {
+			if have[i].Key != f.Key {
 				unused = append(unused, f.Key)
+				if err := t.account(f.Key); err != nil {
+					return nil, nil, err
+				}
+			}
+			continue
+		}
+		if i := slices.IndexFunc(lacking, there); i >= 0 {
+			if lacking[i].Key != f.Key {
+				unused = append(unused, f.Key)
+				if err := t.account(f.Key); err != nil {
+					return nil, nil, err
+				}
 			}
 			continue
 		}
 		if err := sqlitex.Execute(t.conn, "DELETE FROM uploads WHERE key = ? AND state = 0", &sqlitex.ExecOptions{Args: []any{string(f.Key)}}); err != nil {
-			return 0, nil, err
+			return nil, nil, err
 		}
 		if t.conn.Changes() == 0 {
-			return 0, nil, fmt.Errorf("%w: %s", catalog.ErrNotReserved, f.Key)
+			return nil, nil, fmt.Errorf("%w: %s", catalog.ErrNotReserved, f.Key)
 		}
-		err = sqlitex.Execute(t.conn, "INSERT INTO files(key, nar, compression, size, sha256, verified) VALUES(?, ?, ?, ?, ?, ?)",
-			&sqlitex.ExecOptions{Args: []any{string(f.Key), nar, string(f.Compression), f.Size, f.SHA256[:], millis(f.Verified)}})
-		if err != nil {
-			return 0, nil, err
-		}
-		added++
+		lacking = append(lacking, f)
 	}
-	return added, unused, nil
+	return lacking, unused, nil
 }
 
 func (t *publishing) change(kind catalog.ChangeKind, item int64) error {
@@ -474,7 +495,15 @@ func (t *publishing) release(h storepath.HashPart) (released []catalog.Publicati
 func (db *DB) RecordVerified(ctx context.Context, keys []objstore.Key, at time.Time) error {
 	return db.write(ctx, func(conn *sqlite.Conn) error {
 		for _, k := range keys {
-			if err := sqlitex.Execute(conn, "UPDATE files SET verified = ? WHERE key = ?", &sqlitex.ExecOptions{Args: []any{millis(at), string(k)}}); err != nil {
+			r, found, err := fileRow(conn, k)
+			if err != nil {
+				return err
+			}
+			if !found {
+				continue
+			}
+			err = sqlitex.Execute(conn, "UPDATE files SET verified = ? WHERE nar = ? AND method = ?", &sqlitex.ExecOptions{Args: []any{millis(at), r.nar, r.method}})
+			if err != nil {
 				return err
 			}
 		}

@@ -9,31 +9,15 @@ import (
 	"zombiezen.com/go/sqlite/sqlitex"
 
 	"narfold/internal/catalog"
-	"narfold/internal/compress"
 	"narfold/internal/digest"
-	"narfold/internal/narinfo"
-	"narfold/internal/objstore"
 	"narfold/internal/storepath"
 )
 
-const selectItem = `SELECT items.id, items.hash, dirs.dir, items.name, nars.hash, nars.size, items.published, items.narinfo, items.nar
-	FROM items JOIN dirs ON dirs.id = items.dir JOIN nars ON nars.id = items.nar `
-
 // Item implements catalog.Reader.
 func (db *DB) Item(ctx context.Context, h storepath.HashPart) (it catalog.Item, err error) {
-	b := h.Bytes()
 	found := false
-	err = db.read(ctx, func(conn *sqlite.Conn) error {
-		var nar int64
-		err := sqlitex.Execute(conn, selectItem+"WHERE items.hash = ?", &sqlitex.ExecOptions{Args: []any{b[:]}, ResultFunc: func(s *sqlite.Stmt) (err error) {
-			found = true
-			it, nar, err = scanItem(s)
-			return err
-		}})
-		if err != nil || !found {
-			return err
-		}
-		it.Files, err = files(conn, nar)
+	err = db.read(ctx, func(conn *sqlite.Conn) (err error) {
+		it, found, err = db.one(conn, "WHERE items.hash = ?", order(h))
 		return err
 	})
 	switch {
@@ -45,43 +29,11 @@ func (db *DB) Item(ctx context.Context, h storepath.HashPart) (it catalog.Item, 
 	return it, nil
 }
 
-func scanItem(s *sqlite.Stmt) (it catalog.Item, nar int64, err error) {
-	it.Sequence = s.ColumnInt64(0)
-	hash := storepath.HashPartOf([20]byte(columnBytes(s, 1)))
-	it.Path = storepath.Path{Dir: storepath.Dir(s.ColumnText(2)), Base: storepath.Base(string(hash) + "-" + s.ColumnText(3))}
-	copy(it.NarHash[:], columnBytes(s, 4))
-	it.NarSize = s.ColumnInt64(5)
-	it.Published = fromMillis(s.ColumnInt64(6))
-	it.Narinfo = columnBytes(s, 7)
-	n, err := narinfo.Parse(it.Narinfo)
-	if err != nil {
-		return it, 0, fmt.Errorf("read the narinfo kept for %s: %w", it.Path, err)
-	}
-	it.References = n.References
-	return it, s.ColumnInt64(8), nil
-}
-
-func files(conn *sqlite.Conn, nar int64) (files []catalog.File, err error) {
-	err = sqlitex.Execute(conn, "SELECT key, compression, size, sha256, verified FROM files WHERE nar = ? ORDER BY compression",
-		&sqlitex.ExecOptions{Args: []any{nar}, ResultFunc: func(s *sqlite.Stmt) error {
-			files = append(files, scanFile(s))
-			return nil
-		}})
-	return files, err
-}
-
-func scanFile(s *sqlite.Stmt) catalog.File {
-	f := catalog.File{Key: objstore.Key(s.ColumnText(0)), Compression: compress.Method(s.ColumnText(1)), Size: s.ColumnInt64(2), Verified: fromMillis(s.ColumnInt64(4))}
-	copy(f.SHA256[:], columnBytes(s, 3))
-	return f
-}
-
 // Missing implements catalog.Reader.
 func (db *DB) Missing(ctx context.Context, hs []storepath.HashPart) (missing []storepath.HashPart, err error) {
 	err = db.read(ctx, func(conn *sqlite.Conn) error {
 		for _, h := range hs {
-			b := h.Bytes()
-			n, err := scalar(conn, "SELECT count(*) FROM items WHERE hash = ?", b[:])
+			n, err := scalar(conn, "SELECT count(*) FROM items WHERE hash = ?", order(h))
 			if err != nil {
 				return err
 			}
@@ -153,19 +105,20 @@ func (db *DB) Items(ctx context.Context, after int64) iter.Seq2[catalog.Item, er
 		if last != nil {
 			from = last.Sequence
 		}
-		var nars []int64
+		var rows []itemRow
 		err = sqlitex.Execute(conn, selectItem+"WHERE items.id > ? ORDER BY items.id LIMIT ?", &sqlitex.ExecOptions{Args: []any{from, page}, ResultFunc: func(s *sqlite.Stmt) error {
-			it, nar, err := scanItem(s)
-			items, nars = append(items, it), append(nars, nar)
-			return err
+			rows = append(rows, scanItem(s))
+			return nil
 		}})
 		if err != nil {
 			return nil, err
 		}
-		for i := range items {
-			if items[i].Files, err = files(conn, nars[i]); err != nil {
+		for _, r := range rows {
+			it, err := db.complete(conn, r, db.texts.of)
+			if err != nil {
 				return nil, err
 			}
+			items = append(items, it)
 		}
 		return items, nil
 	})
@@ -185,7 +138,7 @@ func (db *DB) EachHashPart(ctx context.Context, after int64, f func([20]byte)) (
 		return sqlitex.Execute(conn, query, &sqlitex.ExecOptions{Args: []any{after}, ResultFunc: func(s *sqlite.Stmt) error {
 			var hash [20]byte
 			s.ColumnBytes(0, hash[:])
-			f(hash)
+			f(hashPart(hash[:]))
 			return nil
 		}})
 	})
@@ -208,7 +161,7 @@ func (db *DB) Counts(ctx context.Context) (c catalog.Counts, err error) {
 		if err != nil {
 			return err
 		}
-		return sqlitex.Execute(conn, "SELECT dirs.dir, count(*) FROM items JOIN dirs ON dirs.id = items.dir GROUP BY dirs.id", &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
+		return sqlitex.Execute(conn, "SELECT texts.text, n FROM (SELECT dir, count(*) AS n FROM items GROUP BY dir) JOIN texts ON texts.id = dir", &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
 			c.Dirs[storepath.Dir(s.ColumnText(0))] = s.ColumnInt64(1)
 			return nil
 		}})

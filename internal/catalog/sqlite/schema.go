@@ -13,7 +13,10 @@ import (
 // applicationID marks the file as a Narfold catalogue ("narf"), so that another program's database is not taken for one.
 const applicationID = 0x6e617266
 
-// migrations bring a catalogue from version i to version i+1. They only ever grow at the end: what has been released is not edited.
+// firstSchema is the number of the first schema in migrations; earlier ones were never released.
+const firstSchema = 3
+
+// migrations bring a catalogue from one version to the next. They only ever grow at the end: what has been released is not edited.
 var migrations = []string{
 	`
 -- One row: where the objects of this catalogue are, so that it is not used with others.
@@ -22,16 +25,19 @@ CREATE TABLE home(only INTEGER PRIMARY KEY CHECK (only = 1), objects TEXT NOT NU
 -- Published items. The id is handed out at publication, so everything that an item references has a smaller one.
 CREATE TABLE items(
 	id INTEGER PRIMARY KEY AUTOINCREMENT,
-	hash BLOB NOT NULL UNIQUE,          -- the 20 bytes of the hash part
-	dir INTEGER NOT NULL REFERENCES dirs(id),
+	hash BLOB NOT NULL UNIQUE,          -- the 20 bytes of the hash part, last byte first: in the order of its text
+	dir INTEGER NOT NULL REFERENCES texts(id),
 	name TEXT NOT NULL,                 -- without the hash part
 	nar INTEGER NOT NULL REFERENCES nars(id),
 	published INTEGER NOT NULL,         -- unix milliseconds
-	by TEXT NOT NULL,
-	narinfo BLOB NOT NULL               -- as signed
+	by INTEGER NOT NULL REFERENCES texts(id),
+	template INTEGER REFERENCES texts(id), -- of the narinfo, see package compact; NULL if narinfo is the text itself
+	narinfo BLOB NOT NULL               -- what is the narinfo's own
 );
 CREATE INDEX items_by_nar ON items(nar);
-CREATE TABLE dirs(id INTEGER PRIMARY KEY, dir TEXT NOT NULL UNIQUE);
+
+-- What many rows have in common: store directories, publishers, templates of narinfos.
+CREATE TABLE texts(id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 
 -- The reference graph, apart from the wide rows: ids of references, each once, without the item itself,
 -- as varints of the distance to the item's own id.
@@ -39,15 +45,21 @@ CREATE TABLE refs(id INTEGER PRIMARY KEY REFERENCES items(id), refs BLOB NOT NUL
 
 -- Nars by content; several items may share one.
 CREATE TABLE nars(id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, size INTEGER NOT NULL);
+
+-- Their compressed forms. The key is that of a generation of the item owner, which has this nar, unless it is given.
 CREATE TABLE files(
-	key TEXT NOT NULL PRIMARY KEY,
 	nar INTEGER NOT NULL REFERENCES nars(id),
-	compression TEXT NOT NULL,
+	method INTEGER NOT NULL,            -- of methods in files.go
 	size INTEGER NOT NULL,
 	sha256 BLOB NOT NULL,
 	verified INTEGER NOT NULL,          -- unix milliseconds
-	UNIQUE(nar, compression)
+	owner INTEGER,                      -- the item whose key it is
+	generation INTEGER,
+	key TEXT,
+	PRIMARY KEY(nar, method),
+	CHECK ((key IS NULL) = (owner IS NOT NULL) AND (key IS NULL) = (generation IS NOT NULL))
 ) WITHOUT ROWID;
+CREATE UNIQUE INDEX files_by_key ON files(key) WHERE key IS NOT NULL;
 
 -- Keys handed out for objects that no published item uses yet. state 1: being cleaned up.
 CREATE TABLE uploads(key TEXT NOT NULL PRIMARY KEY, since INTEGER NOT NULL, state INTEGER NOT NULL DEFAULT 0, item TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
@@ -57,21 +69,23 @@ CREATE TABLE waiting(hash BLOB NOT NULL PRIMARY KEY, since INTEGER NOT NULL, pub
 CREATE TABLE waiting_for(missing BLOB NOT NULL, hash BLOB NOT NULL REFERENCES waiting(hash), PRIMARY KEY(missing, hash)) WITHOUT ROWID;
 CREATE INDEX waiting_by_item ON waiting_for(hash);
 
--- Every change of what is served, in order: what mirrors will follow. op 1: published, 2: files added.
+-- Every change of what is served, in order: what mirrors will follow. op 1: published, 2: files added, 3: a file replaced.
 CREATE TABLE changes(seq INTEGER PRIMARY KEY AUTOINCREMENT, op INTEGER NOT NULL, item INTEGER NOT NULL, at INTEGER NOT NULL);
 
 CREATE TABLE differences(hash BLOB NOT NULL, other BLOB NOT NULL, live BLOB NOT NULL, path TEXT NOT NULL, by TEXT NOT NULL, seen INTEGER NOT NULL, PRIMARY KEY(hash, other)) WITHOUT ROWID;
 CREATE TABLE logs(of TEXT NOT NULL PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX logs_by_key ON logs(key);
 CREATE TABLE tokens(hash BLOB NOT NULL PRIMARY KEY, name TEXT NOT NULL, scopes TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL, revoked INTEGER NOT NULL);
-`,
-	`
+
 -- The change feed as it was told: its name, the records that are in no segment yet, and the segments.
 CREATE TABLE feed(only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL);
 CREATE TABLE feed_lines(seq INTEGER PRIMARY KEY, chain BLOB NOT NULL, line BLOB NOT NULL);
 CREATE TABLE feed_segments(number INTEGER PRIMARY KEY, last INTEGER NOT NULL, chain BLOB NOT NULL, size INTEGER NOT NULL, sha256 BLOB NOT NULL, packed BLOB NOT NULL);
 `,
 }
+
+// lastSchema is the number of the schema that this version writes.
+var lastSchema = firstSchema + len(migrations) - 1
 
 // pragmas are set on each connection. FULL makes a commit survive a power cut; the cache is in KiB; a writer in another
 // process is waited for.
@@ -117,16 +131,28 @@ func migrate(conn *sqlite.Conn) (err error) {
 	switch {
 	case tables > 0 && id != applicationID:
 		return fmt.Errorf("open catalogue: the file is another program's SQLite database (application id %#x)", id)
-	case version > len(migrations):
-		return fmt.Errorf("%w: it has schema %d, this one knows up to %d; run the newer version", catalog.ErrNewer, version, len(migrations))
 	}
-	for i := version; i < len(migrations); i++ {
-		if err := sqlitex.ExecuteScript(conn, migrations[i], nil); err != nil {
-			return fmt.Errorf("migrate catalogue to schema %d: %w", i+1, mapError(err))
+	if err := knownSchema(version); err != nil && tables > 0 {
+		return err
+	}
+	for i := max(version+1, firstSchema); i <= lastSchema; i++ {
+		if err := sqlitex.ExecuteScript(conn, migrations[i-firstSchema], nil); err != nil {
+			return fmt.Errorf("migrate catalogue to schema %d: %w", i, mapError(err))
 		}
 	}
-	if version < len(migrations) {
-		return sqlitex.ExecuteScript(conn, fmt.Sprintf("PRAGMA user_version = %d; PRAGMA application_id = %d;", len(migrations), applicationID), nil)
+	if version < lastSchema {
+		return sqlitex.ExecuteScript(conn, fmt.Sprintf("PRAGMA user_version = %d; PRAGMA application_id = %d;", lastSchema, applicationID), nil)
+	}
+	return nil
+}
+
+// knownSchema refuses a catalogue of a schema that this version does not know.
+func knownSchema(version int) error {
+	switch {
+	case version > lastSchema:
+		return fmt.Errorf("%w: it has schema %d, this one knows up to %d; run the newer version", catalog.ErrNewer, version, lastSchema)
+	case version < firstSchema:
+		return fmt.Errorf("%w: it has schema %d, of before the first release; import its items anew", catalog.ErrForeign, version)
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"narfold/herder/feedserver"
 	"narfold/herder/publish"
+	"narfold/herder/room"
 	"narfold/herder/serve"
 	"narfold/herder/upload"
 	"narfold/internal/httpfront"
@@ -72,11 +73,11 @@ func New(p Parts) (*Herder, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.metrics.MustRegister(&collector{server: server, front: h.front, catalogue: p.Serve.Catalogue})
+	h.metrics.MustRegister(&collector{server: server, front: h.front, catalogue: p.Serve.Catalogue, uploads: p.Uploads})
 	return h, nil
 }
 
-// ready answers whether requests can be answered: the catalogue is asked.
+// ready answers whether requests can be answered: the catalogue is asked. It tells too if there is little room for uploads.
 func (h *Herder) ready(c serve.Catalogue) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
@@ -87,6 +88,10 @@ func (h *Herder) ready(c serve.Catalogue) http.HandlerFunc {
 			return
 		}
 		fmt.Fprintln(w, "ready")
+		// Reading goes on without room, so that this does not change the status.
+		if v, _, err := h.uploads.Room(); err == nil && v.Level() != room.Plenty {
+			fmt.Fprintf(w, "uploads are %s: %s\n", map[room.Level]string{room.Scarce: "slowed", room.None: "refused"}[v.Level()], v.Message())
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"narfold/herder/serve"
+	"narfold/herder/upload"
 	"narfold/internal/httpfront"
 )
 
@@ -16,6 +17,7 @@ type collector struct {
 	server    *switchboard
 	front     *httpfront.Server
 	catalogue serve.Catalogue
+	uploads   *upload.Uploads
 }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -35,6 +37,9 @@ var (
 	objectBytesDesc = describe("object_bytes", "Bytes of all compressed nars.")
 	narBytesDesc    = describe("nar_bytes", "Bytes of all nars, uncompressed.")
 	uploadsDesc     = describe("uploads_open", "Keys handed out and not published.")
+	refusedDesc     = describe("uploads_refused_total", "Uploads turned away, by reason: full (no room, 507), busy (a few at a time while room is scarce, 429).", "reason")
+	freeDesc        = describe("room_free_bytes", "Bytes free on the file systems of the deployment, where the least is.")
+	reserveDesc     = describe("room_reserve_bytes", "Bytes that uploads leave free; they are slowed below twice as much.")
 	readableDesc    = describe("catalogue_readable", "1 if the catalogue could be read just now.")
 )
 
@@ -66,6 +71,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for reason, n := range map[string]uint64{"refused": f.Refused, "evicted": f.Evicted, "slow": f.Slow, "stalled": f.Stalled} {
 		count(cutDesc, float64(n), reason)
 	}
+	room, refused, err := c.uploads.Room()
+	if err == nil {
+		gauge(freeDesc, float64(room.Free))
+	}
+	gauge(reserveDesc, float64(c.uploads.Reserve))
+	count(refusedDesc, float64(refused.Full), "full")
+	count(refusedDesc, float64(refused.Busy), "busy")
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	counts, err := c.catalogue.Counts(ctx)

@@ -28,12 +28,13 @@ func (importCommand) Help() string {
 	return `A SOURCE is a binary cache as "nix copy --to" writes it (a directory, file://, http(s):// or s3://bucket/prefix?endpoint=...), the
 cache directory of "guix publish", a store directory such as /gnu/store or /nix/store, store items, or a narinfo with its nar
 beside it. Every nar is expanded and hashed before it is published; an item is published when all its references are. What is
-there already is not read again, so that an import that was interrupted is simply run again.
+there already is not read again, so that an import that was interrupted is simply run again. It ends before it would use up
+the room that publish.reserve of the configuration keeps free on the disk, 1 GiB.
 
 Items of a store are signed with the deployment's own key, which is made at the first import. Narinfos of a cache keep their
 signatures, and are signed too if --sign or a secret --key is given.
 
-Exit codes: 0 all published, 1 some were refused, 3 the source or the store is unavailable.
+Exit codes: 0 all published, 1 some were refused, 3 the source or the store is unavailable, or there is no room.
 
 Examples:
   narfold import --state /var/lib/narfold --closure /nix/store/...-hello-2.12.1
@@ -83,13 +84,14 @@ func (c *importCommand) Run(ctx context.Context, inv *invocation) (err error) {
 	}()
 	progress := inv.progress("import")
 	defer progress.stop()
+	to := &reserving{to: p, room: d.Room(), missing: d.Catalogue.Missing}
 	for _, s := range sources {
 		if !secret {
 			if sum.NewKey, err = c.ensureKey(d, p, s, sum.NewKey); err != nil {
 				return err
 			}
 		}
-		err := p.Run(ctx, c.jobs(ctx, s, progress), func(r publish.Result) {
+		err := to.Run(ctx, c.jobs(ctx, s, progress), func(r publish.Result) {
 			progress.did(work{items: 1, bytes: r.NarSize})
 			count.add(r)
 		})

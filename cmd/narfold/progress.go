@@ -27,6 +27,8 @@ type progress struct {
 
 	mu    sync.Mutex
 	meter meter
+	why   string    // it stands still
+	until time.Time // when that is over
 
 	stopOnce sync.Once
 	stopped  chan struct{}
@@ -60,6 +62,13 @@ func (p *progress) did(w work) {
 	p.meter.done.bytes += w.bytes
 }
 
+// waits says that the work, or part of it, stands still for a while, and why.
+func (p *progress) waits(why error, pause time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.why, p.until = why.Error(), time.Now().Add(pause)
+}
+
 // stop ends the telling, clears the line, and waits until that is done. It may be called again.
 func (p *progress) stop() {
 	p.stopOnce.Do(func() { close(p.stopped) })
@@ -89,7 +98,11 @@ func (p *progress) tell(now time.Time) {
 	p.mu.Lock()
 	p.meter.observe(now)
 	m := p.meter
-	text := m.text(p.what)
+	text, waiting := m.text(p.what), ""
+	if now.Before(p.until) {
+		waiting = p.why
+		text += ", waiting: " + waiting
+	}
 	p.mu.Unlock()
 	switch {
 	case p.inv.stderr.terminal:
@@ -97,7 +110,7 @@ func (p *progress) tell(now time.Time) {
 	case p.inv.jsonLog:
 		left, _ := m.left()
 		p.inv.log.Info("progress", "what", p.what, "items", m.done.items, "items_total", m.total.items,
-			"bytes", m.done.bytes, "bytes_total", m.total.bytes, "bytes_per_second", int64(m.rate().bytes), "seconds_left", int64(left.Seconds()))
+			"bytes", m.done.bytes, "bytes_total", m.total.bytes, "bytes_per_second", int64(m.rate().bytes), "seconds_left", int64(left.Seconds()), "waiting", waiting)
 	default:
 		fmt.Fprintln(p.inv.stderr, text)
 	}

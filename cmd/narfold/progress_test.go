@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"narfold/internal/publishapi"
 )
 
 func TestMeter(t *testing.T) {
@@ -165,6 +167,19 @@ func TestProgressInAJSONLogIsAnEvent(t *testing.T) {
 		}
 		if event["msg"] != "progress" || event["what"] != "import" || event["items"] != 5.0 || event["seconds_left"] != 10.0 {
 			t.Errorf("said %s", shown)
+		}
+	})
+}
+
+func TestProgressSaysWhyItStandsStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inv, shown := onTerminal(0)
+		p := inv.progress("push")
+		p.waits(publishapi.ErrFull, sayEvery+time.Second)
+		time.Sleep(2*sayEvery + time.Millisecond)
+		p.stop()
+		if got, want := shown.String(), "push: 0 items, 0 B, 0 B/s, waiting: the herder has no room\npush: 0 items, 0 B, 0 B/s\n"; got != want {
+			t.Errorf("said %q, want %q", got, want)
 		}
 	})
 }

@@ -75,6 +75,7 @@ func (c *pushCommand) Run(ctx context.Context, inv *invocation) (err error) {
 	}()
 	progress := inv.progress("push")
 	defer progress.stop()
+	client.Waiting = progress.waits
 	for _, s := range sources {
 		err := p.Run(ctx, c.jobs(ctx, s, progress), func(r publish.Result) {
 			progress.did(work{items: 1, bytes: r.NarSize})
@@ -127,7 +128,9 @@ func (c *pushCommand) explain(err error) error {
 	case errors.Is(err, publishapi.ErrScope), errors.Is(err, publishapi.ErrDenied):
 		return hint(err, "narfold token list, where the herder runs; narfold token create --scope publish makes another")
 	case errors.Is(err, publishapi.ErrFull):
-		return hint(err, "the same again when there is room: what was sent is not sent again")
+		return hint(err, "make room there, and then the same again: what was sent is not sent again")
+	case errors.Is(err, publishapi.ErrBusy):
+		return hint(err, "the same again with --uploads 1, or a longer --patience: what was sent is not sent again")
 	case errors.Is(err, publishapi.ErrUnavailable):
 		return hint(err, "the same again, or a longer --patience: what was sent is not sent again")
 	}

@@ -349,11 +349,11 @@ func TestNoRoomIsSaidAndNothingIsStored(t *testing.T) {
 	p := pack(t, nix.Store, "large-1.0", "large", nil)
 	full := o.putNar(token, p)
 	full.means(t, http.StatusInsufficientStorage, "full", "are kept in reserve")
-	if full.header.Get("Retry-After") != "30" {
+	if full.header.Get("Retry-After") != "120" {
 		t.Errorf("Retry-After: %q", full.header.Get("Retry-After"))
 	}
 	_, stderr, code := o.push("--patience", "1s", dep)
-	if code != exitUnavailable || !strings.Contains(stderr, "the herder has no room") || !strings.Contains(stderr, "when there is room") {
+	if code != exitUnavailable || !strings.Contains(stderr, "the herder has no room") || !strings.Contains(stderr, "make room there") {
 		t.Errorf("narfold push: exit code %d, says %s", code, stderr)
 	}
 	if err := o.nixPush(token, "", dep); err == nil || !strings.Contains(err.Error(), "507") {

@@ -88,8 +88,9 @@ type Publish struct {
 	// Programs lets the lzip and xz programs compress, if they are to be written: smaller, and several times as fast.
 	// Default: false.
 	Programs bool `toml:"programs"`
-	// Reserve is how much room uploads leave free on the state folder's file system: what would use it up is refused, and may be
-	// sent again. Default: 1GiB.
+	// Reserve is how much room uploads and imports leave free on the file systems of the state folder and of a directory store. An
+	// upload that would use it up is refused, and may be sent again; while less than twice as much would stay free, a few are taken
+	// at a time. An import ends before. Default: 1GiB.
 	Reserve Size `toml:"reserve"`
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"narfold/herder/keyring"
 	"narfold/herder/publish"
+	"narfold/herder/room"
 	"narfold/internal/catalog"
 	"narfold/internal/catalog/sqlite"
 	"narfold/internal/compress"
@@ -173,6 +174,11 @@ func (d *Deployment) Publisher() *publish.Publisher {
 		Options:      compress.Options{Level: level, Workers: 1, Programs: d.Config.Publish.Programs},
 		Log:          d.Log,
 	}
+}
+
+// Room is where what comes in is kept, and how much of it is to stay free.
+func (d *Deployment) Room() room.Room {
+	return room.Room{Folders: []string{d.Config.State, d.Root}, Reserve: int64(d.Config.Publish.Reserve)}
 }
 
 // Incoming is the folder for nars that were uploaded and whose narinfos have not come yet.

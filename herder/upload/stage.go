@@ -62,7 +62,7 @@ func (u *Uploads) StageNar(ctx context.Context, name string, file digest.SHA256,
 		return os.Rename(temp, u.path(name))
 	})
 	if err != nil {
-		return unable(fmt.Errorf("stage %s: %w", name, err))
+		return u.unable(fmt.Errorf("stage %s: %w", name, err))
 	}
 	return nil
 }
@@ -86,7 +86,7 @@ func (u *Uploads) StageLog(ctx context.Context, of storepath.Base, body io.Reade
 		return err
 	})
 	if err != nil {
-		return unable(fmt.Errorf("keep log of %s: %w", of, err))
+		return u.unable(fmt.Errorf("keep log of %s: %w", of, err))
 	}
 	return nil
 }
@@ -119,42 +119,6 @@ func (u *Uploads) receive(body io.Reader, size int64, keep func(temp string, sum
 		return fmt.Errorf("%w: it has %d bytes, and %d were announced", publishapi.ErrRefused, n, size)
 	}
 	return keep(f.Name(), digest.SHA256(h.Sum(nil)))
-}
-
-// arrival is an upload that was let in. What has not come of it yet is counted as if it were there, so that many at once do not use
-// up the reserve together.
-type arrival struct {
-	u    *Uploads
-	left int64
-}
-
-// admit refuses what would use up the reserve: reading goes on, and so does what publishing needs.
-func (u *Uploads) admit(size int64) (*arrival, error) {
-	var s unix.Statfs_t
-	if err := unix.Statfs(u.Dir, &s); err != nil {
-		return nil, fmt.Errorf("look for room in %s: %w", u.Dir, err)
-	}
-	free := int64(s.Bavail) * s.Bsize
-	before := u.announced.Add(size) - size
-	// Once staged and once stored, if the store is on this file system.
-	if size > free/2 || free-before-2*size < u.Reserve {
-		u.announced.Add(-size)
-		return nil, fmt.Errorf("%w: %d bytes are free, %d are kept in reserve", publishapi.ErrFull, free, u.Reserve)
-	}
-	return &arrival{u, size}, nil
-}
-
-// Write counts what has come.
-func (a *arrival) Write(p []byte) (int, error) {
-	n := min(int64(len(p)), a.left)
-	a.left -= n
-	a.u.announced.Add(-n)
-	return len(p), nil
-}
-
-func (a *arrival) leave() {
-	a.u.announced.Add(-a.left)
-	a.left = 0
 }
 
 // Run removes what was staged and never published, and what a killed process was receiving, until ctx ends.

@@ -11,14 +11,12 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"narfold/herder/publish"
 	"narfold/internal/catalog"
 	"narfold/internal/compress"
 	"narfold/internal/digest"
-	"narfold/internal/durable"
 	"narfold/internal/narinfo"
 	"narfold/internal/objstore"
 	"narfold/internal/publishapi"
@@ -27,8 +25,12 @@ import (
 
 // Uploads implements publishapi.Backend. Its fields are set before the first call and not changed afterwards.
 type Uploads struct {
-	Dir       string // for nars whose narinfo has not come
-	Reserve   int64  // bytes to keep free on its file system
+	Dir string // for nars whose narinfo has not come
+	// Store is the folder of a directory store; "" if there is none.
+	Store string
+	// Reserve is how many bytes uploads leave free on the file systems of Dir and Store. While they would leave less than twice as
+	// much, they are let in a few at a time.
+	Reserve   int64
 	Catalogue Catalogue
 	Objects   objstore.Writer // for logs
 	Queue     Submitter
@@ -36,7 +38,7 @@ type Uploads struct {
 	// Keep is how long a nar waits for its narinfo.
 	Keep time.Duration
 
-	announced atomic.Int64 // bytes that were let in and have not come yet
+	entrance entrance
 }
 
 // Catalogue is what uploading needs beyond publishing.
@@ -109,7 +111,7 @@ func (u *Uploads) Publish(ctx context.Context, n *narinfo.Narinfo, by string, wa
 	}
 	r, err := u.Queue.Submit(ctx, job)
 	if err != nil {
-		return publishapi.Published{}, unable(fmt.Errorf("publish %s: %w", n.StorePath, err))
+		return publishapi.Published{}, u.unable(fmt.Errorf("publish %s: %w", n.StorePath, err))
 	}
 	if r.Err != nil {
 		return publishapi.Published{}, u.refusal(r, staged)
@@ -168,15 +170,4 @@ func digestOf(name string) (d digest.SHA256, err error) {
 		return d, err
 	}
 	return digest.SHA256(h.Sum(nil)), nil
-}
-
-// unable says in words of the contract why nothing can be published now; of an error that it does not know, only the log tells.
-func unable(err error) error {
-	switch {
-	case errors.Is(err, objstore.ErrFull), errors.Is(err, catalog.ErrFull), durable.IsFull(err):
-		return fmt.Errorf("%w: %w", publishapi.ErrFull, err)
-	case errors.Is(err, objstore.ErrUnavailable), errors.Is(err, publish.ErrStopped), errors.Is(err, context.Canceled):
-		return fmt.Errorf("%w: %w", publishapi.ErrUnavailable, err)
-	}
-	return err
 }

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"narfold/herder/publish"
 	"narfold/internal/catalog"
 	"narfold/internal/catalog/catalogtest"
@@ -213,25 +215,76 @@ func TestRoomIsKeptForAllThatWasAnnounced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := first.Write(make([]byte, 1000)); n != 1000 || err != nil || u.announced.Load() != 1<<20-1000 {
-		t.Errorf("after 1000 bytes %d are announced: %v", u.announced.Load(), err)
+	if n, err := first.Write(make([]byte, 1000)); n != 1000 || err != nil || u.entrance.announced != 1<<20-1000 {
+		t.Errorf("after 1000 bytes %d are announced: %v", u.entrance.announced, err)
 	}
 	u.Reserve = 1 << 60
 	if _, err := u.admit(1); !errors.Is(err, publishapi.ErrFull) {
 		t.Errorf("into the reserve: %v", err)
 	}
 	u.Reserve = 0
-	u.announced.Add(1 << 60)
+	u.entrance.announced += 1 << 60
 	if _, err := u.admit(1); !errors.Is(err, publishapi.ErrFull) {
 		t.Errorf("what others have announced is not counted: %v", err)
 	}
-	u.announced.Add(-1 << 60)
+	u.entrance.announced -= 1 << 60
 	if _, err := u.admit(1<<63 - 1); !errors.Is(err, publishapi.ErrFull) {
 		t.Errorf("more than there is: %v", err)
 	}
 	first.leave()
-	if left := u.announced.Load(); left != 0 {
+	if left := u.entrance.announced; left != 0 || u.entrance.open != 0 {
 		t.Errorf("%d bytes are announced by nobody", left)
+	}
+}
+
+func TestAFewAreLetInWhileRoomIsScarce(t *testing.T) {
+	u, _, _, _ := newUploads(t)
+	var s unix.Statfs_t
+	if err := unix.Statfs(u.Dir, &s); err != nil {
+		t.Fatal(err)
+	}
+	// Other things happen on this file system too: a third of it is far from both ends.
+	u.Reserve = int64(s.Bavail) * s.Bsize / 3 * 2
+	var in []*arrival
+	for range few {
+		a, err := u.admit(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in = append(in, a)
+	}
+	_, err := u.admit(1)
+	var later *publishapi.LaterError
+	if !errors.Is(err, publishapi.ErrBusy) || !errors.As(err, &later) || later.After < time.Second || later.After > 5*time.Second {
+		t.Errorf("one more than a few: %v, %+v", err, later)
+	}
+	in[0].leave()
+	a, err := u.admit(1)
+	if err != nil {
+		t.Errorf("when one has left: %v", err)
+	}
+	a.leave()
+	// Whoever would use up the reserve is told so, however many there are.
+	if _, err := u.admit(u.Reserve); !errors.Is(err, publishapi.ErrFull) || !errors.As(err, &later) || later.After < time.Minute {
+		t.Errorf("as much as is kept: %v, %+v", err, later)
+	}
+	u.Reserve = 0
+	if _, err := u.admit(1); err != nil {
+		t.Errorf("without a reserve: %v", err)
+	}
+	if v, refused, err := u.Room(); err != nil || v.Free <= 0 || refused != (Refused{Busy: 1, Full: 1}) {
+		t.Errorf("room %+v, refused %+v, %v", v, refused, err)
+	}
+}
+
+func TestAFullDiskIsToldWithWhenToComeAgain(t *testing.T) {
+	u, q, _, _ := newUploads(t)
+	u.Reserve = 1 << 60
+	q.err = fmt.Errorf("write to spool: %w", unix.ENOSPC)
+	_, err := u.Publish(t.Context(), naming(), "ci", false)
+	var later *publishapi.LaterError
+	if !errors.Is(err, publishapi.ErrFull) || !errors.As(err, &later) || later.After < time.Minute {
+		t.Errorf("said %v, %+v", err, later)
 	}
 }
 
@@ -248,8 +301,8 @@ func TestWhatBreaksOffIsNotKept(t *testing.T) {
 	if err := u.StageNar(t.Context(), name, sum, io.MultiReader(strings.NewReader("who"), failing{cut}), 5); !errors.Is(err, publishapi.ErrIncomplete) || !errors.Is(err, publishapi.ErrUnavailable) || !errors.Is(err, cut) {
 		t.Errorf("cut: %v", err)
 	}
-	if names := files(t, u); len(names) != 0 || u.announced.Load() != 0 {
-		t.Errorf("left: %v, announced %d", names, u.announced.Load())
+	if names := files(t, u); len(names) != 0 || u.entrance.announced != 0 {
+		t.Errorf("left: %v, announced %d", names, u.entrance.announced)
 	}
 }
 

@@ -34,7 +34,9 @@ type Client struct {
 	HTTP *http.Client
 	// Patience is how long is tried again while nothing succeeds. Default: 5 minutes. Negative: never again.
 	Patience time.Duration
-	Log      *slog.Logger // told of what is tried again; may be nil
+	Log      *slog.Logger // told of what is tried again, at most every ten seconds; may be nil
+	// Waiting is told why nothing is sent for how long, by several goroutines; may be nil.
+	Waiting func(why error, pause time.Duration)
 
 	once    sync.Once
 	client  *http.Client
@@ -43,6 +45,7 @@ type Client struct {
 
 	mu     sync.Mutex
 	failed time.Time // since when nothing has succeeded; zero if the last request did
+	told   time.Time // when Log was told last
 }
 
 const defaultPatience = 5 * time.Minute
@@ -211,13 +214,14 @@ func (c *Client) do(ctx context.Context, r request) ([]byte, error) {
 		if !a.again && errors.Is(a.err, ErrRefused) {
 			c.succeeded() // it is there, and answers
 		}
-		pause := a.pause(n)
-		if !a.again || !c.patient(pause) {
+		if !a.again {
 			return nil, fmt.Errorf("%s: %w", r.doing, a.err)
 		}
-		if c.Log != nil {
-			c.Log.Warn("herder cannot do it now, trying again", "what", r.doing, "in", pause.Round(time.Millisecond), "error", a.err)
+		pause := a.pause(n)
+		if since, ok := c.patient(pause); !ok {
+			return nil, c.gaveUp(r, a, since, pause)
 		}
+		c.tell(r, a, pause)
 		if err := sleep(ctx, pause); err != nil {
 			return nil, fmt.Errorf("%s: %w", r.doing, err)
 		}

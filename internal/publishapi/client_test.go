@@ -1,6 +1,7 @@
 package publishapi_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -182,6 +183,7 @@ func TestErrorsTravel(t *testing.T) {
 	for name, err := range map[string]error{
 		"denied": publishapi.ErrDenied, "scope": publishapi.ErrScope, "refused": publishapi.ErrRefused, "differs": publishapi.ErrDiffers,
 		"no nar": publishapi.ErrNoNar, "unavailable": publishapi.ErrUnavailable, "incomplete": publishapi.ErrIncomplete, "full": publishapi.ErrFull,
+		"busy":       publishapi.ErrBusy,
 		"references": &publishapi.MissingError{Path: path, Missing: missing},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -400,7 +402,7 @@ func TestPatienceEnds(t *testing.T) {
 		c, a := canned(broken)
 		c.Patience = time.Minute
 		begun := time.Now()
-		if err := put(t, c); !errors.Is(err, publishapi.ErrUnavailable) || !strings.Contains(err.Error(), "connection refused") {
+		if err := put(t, c); !errors.Is(err, publishapi.ErrUnavailable) || !strings.Contains(err.Error(), "connection refused; given up: nothing succeeded for ") {
 			t.Errorf("gave up with %v", err)
 		}
 		if d := time.Since(begun); d < 25*time.Second || d > time.Minute {
@@ -418,6 +420,91 @@ func TestPatienceEnds(t *testing.T) {
 		begun := time.Now()
 		if err := put(t, c); !errors.Is(err, publishapi.ErrFull) || time.Since(begun) != 0 || len(a.times) != 1 {
 			t.Errorf("asked %d times in %v for what cannot be in time: %v", len(a.times), time.Since(begun), err)
+		}
+	})
+}
+
+func TestAFullHerderSaysWhenToComeAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		err    error
+		status int
+		after  string
+	}{
+		"full":                     {&publishapi.LaterError{Err: fmt.Errorf("%w: 7 bytes are free", publishapi.ErrFull), After: 61 * time.Second}, 507, "61"},
+		"a few at a time":          {&publishapi.LaterError{Err: publishapi.ErrBusy, After: 1500 * time.Millisecond}, 429, "2"},
+		"full, nobody knows until": {publishapi.ErrFull, 507, "30"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBackend()
+			b.err = fmt.Errorf("publish: %w", c.err)
+			req := httptest.NewRequestWithContext(t.Context(), http.MethodPut, "/"+string(catalogtest.Base("a").HashPart())+".narinfo", strings.NewReader(string(narinfoOf("a"))))
+			req.SetBasicAuth("x", "good")
+			w := httptest.NewRecorder()
+			publishapi.Handler(b, http.NotFoundHandler(), slog.New(slog.DiscardHandler)).ServeHTTP(w, req)
+			var said publishapi.Error
+			if err := json.Unmarshal(w.Body.Bytes(), &said); err != nil || !strings.Contains(said.Message, c.err.Error()) {
+				t.Errorf("said %s: %v", w.Body, err)
+			}
+			if w.Code != c.status || w.Header().Get("Retry-After") != c.after {
+				t.Errorf("status %d, Retry-After %q; want %d, %s", w.Code, w.Header().Get("Retry-After"), c.status, c.after)
+			}
+		})
+	}
+}
+
+func TestARefusalReachesWhoeverDidNotAsk(t *testing.T) {
+	b := &refusing{newBackend()}
+	s := httptest.NewServer(publishapi.Handler(b, http.NotFoundHandler(), slog.New(slog.DiscardHandler)))
+	t.Cleanup(s.Close)
+	// More than fits into the buffers between: while it is not read, it cannot be sent.
+	body := strings.Repeat("x", 8<<20)
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintf(conn, "PUT /nar/%s HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer good\r\nContent-Length: %d\r\n\r\n%s",
+		publishapi.NarName(digest.Of([]byte(body)), compress.None), len(body), body); err != nil {
+		t.Fatalf("sending was cut off: %v", err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusInsufficientStorage || resp.Header.Get("Retry-After") != "9" {
+		t.Errorf("status %d, Retry-After %q", resp.StatusCode, resp.Header.Get("Retry-After"))
+	}
+}
+
+// refusing has no room for any nar.
+type refusing struct{ *backend }
+
+func (refusing) StageNar(context.Context, string, digest.SHA256, io.Reader, int64) error {
+	return &publishapi.LaterError{Err: publishapi.ErrFull, After: 9 * time.Second}
+}
+
+func TestWhyNothingIsSentIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full := status(http.StatusInsufficientStorage, publishapi.Error{Code: "full", Message: "the herder has no room: 7 bytes are free"}, "Retry-After", "4")
+		c, _ := canned(full, full, full, full, status(http.StatusCreated, nil))
+		var logged strings.Builder
+		c.Log = slog.New(slog.NewTextHandler(&logged, nil))
+		var pauses []time.Duration
+		c.Waiting = func(why error, pause time.Duration) {
+			if !errors.Is(why, publishapi.ErrFull) {
+				t.Errorf("waits because %v", why)
+			}
+			pauses = append(pauses, pause)
+		}
+		if err := put(t, c); err != nil {
+			t.Fatal(err)
+		}
+		if len(pauses) != 4 || pauses[0] < 4*time.Second {
+			t.Errorf("told of %v", pauses)
+		}
+		if n := strings.Count(logged.String(), "7 bytes are free"); n != 2 { // at 0 s, and the first after 10 s
+			t.Errorf("logged %d times: %s", n, logged.String())
 		}
 	})
 }

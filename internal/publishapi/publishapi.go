@@ -38,13 +38,15 @@ var (
 	ErrNoNar       = errors.New("the nar was not uploaded")      // 409: put it first
 	ErrUnavailable = errors.New("the herder is unavailable")     // 5xx, 429, no connection: try again
 	ErrFull        = errors.New("the herder has no room")        // 507: try again when there is
+	// ErrBusy says that only a few uploads are taken at a time. It is an ErrUnavailable.
+	ErrBusy = fmt.Errorf("%w: room is scarce, and it takes a few uploads at a time", ErrUnavailable) // 429: put it again in a moment
 	// ErrIncomplete says that the body broke off. It is an ErrUnavailable.
 	ErrIncomplete = fmt.Errorf("%w: the upload broke off", ErrUnavailable) // 408: put it again
 )
 
 // Error is the body of every answer that is not a success.
 type Error struct {
-	Code    string           `json:"code"` // one word for programs: scope, denied, refused, references, differs, no-nar, incomplete, full, unavailable
+	Code    string           `json:"code"` // one word for programs: scope, denied, refused, references, differs, no-nar, incomplete, busy, full, unavailable
 	Message string           `json:"error"`
 	Missing []storepath.Base `json:"missing,omitempty"` // for references
 }
@@ -61,6 +63,7 @@ var codes = []struct {
 	{"differs", ErrDiffers, http.StatusConflict},
 	{"no-nar", ErrNoNar, http.StatusConflict},
 	{"incomplete", ErrIncomplete, http.StatusRequestTimeout}, // before unavailable, which it is too
+	{"busy", ErrBusy, http.StatusTooManyRequests},            // likewise
 	{"full", ErrFull, http.StatusInsufficientStorage},
 	{"unavailable", ErrUnavailable, http.StatusServiceUnavailable},
 	{"refused", ErrRefused, http.StatusBadRequest},
@@ -111,5 +114,17 @@ func readJSON(r io.Reader, limit int64, into any) error {
 	return d.Decode(into)
 }
 
-// retryAfter is what a herder that is busy or full asks for.
+// LaterError is an error of the contract that says how long to wait before trying again: Retry-After, in whole seconds.
+type LaterError struct {
+	Err   error
+	After time.Duration
+}
+
+// Error implements error.
+func (e *LaterError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *LaterError) Unwrap() error { return e.Err }
+
+// retryAfter is what a herder asks for that does not know better.
 const retryAfter = 30 * time.Second

@@ -39,19 +39,52 @@ func (a *attempt) pause(n int) time.Duration {
 	return d
 }
 
-// patient reports whether there is time left for another attempt after pause.
-func (c *Client) patient(pause time.Duration) bool {
-	patience := c.Patience
-	if patience == 0 {
-		patience = defaultPatience
+// patience is how long is tried again; negative: never.
+func (c *Client) patience() time.Duration {
+	if c.Patience == 0 {
+		return defaultPatience
 	}
+	return c.Patience
+}
+
+// patient reports whether there is time left for another attempt after pause, and for how long nothing has succeeded.
+func (c *Client) patient(pause time.Duration) (since time.Duration, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
 	if c.failed.IsZero() {
 		c.failed = now
 	}
-	return now.Add(pause).Before(c.failed.Add(patience))
+	return now.Sub(c.failed), now.Add(pause).Before(c.failed.Add(c.patience()))
+}
+
+// gaveUp is the last word on a request that was tried again, or would have been with more patience.
+func (c *Client) gaveUp(r request, a *attempt, since, pause time.Duration) error {
+	if c.patience() < 0 {
+		return fmt.Errorf("%s: %w", r.doing, a.err)
+	}
+	return fmt.Errorf("%s: %w; given up: nothing succeeded for %v, and the next try would have been in %v", r.doing, a.err,
+		since.Round(time.Second), pause.Round(time.Second))
+}
+
+// tellEvery is how often the log is told of what is tried again: many uploads wait for the same.
+const tellEvery = 10 * time.Second
+
+// tell says why nothing is sent now.
+func (c *Client) tell(r request, a *attempt, pause time.Duration) {
+	if c.Waiting != nil {
+		c.Waiting(a.err, pause)
+	}
+	c.mu.Lock()
+	now := time.Now()
+	due := now.Sub(c.told) >= tellEvery
+	if due {
+		c.told = now
+	}
+	c.mu.Unlock()
+	if due && c.Log != nil {
+		c.Log.Warn("herder cannot do it now, trying again", "what", r.doing, "in", pause.Round(time.Millisecond), "error", a.err)
+	}
 }
 
 func (c *Client) succeeded() {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -104,10 +105,16 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, status int, err er
 	switch {
 	case code == http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `Basic realm="narfold", charset="UTF-8"`)
-	case code == http.StatusServiceUnavailable || code == http.StatusInsufficientStorage:
-		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
+	case code == http.StatusServiceUnavailable || code == http.StatusInsufficientStorage || code == http.StatusTooManyRequests:
+		after := retryAfter
+		if later, ok := errors.AsType[*LaterError](err); ok {
+			after = later.After
+		}
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(after.Seconds()))))
+		swallow(r)
 	}
-	if code >= 500 && r.Context().Err() == nil {
+	// That there is no room is told by whoever looks at the room, once.
+	if code >= 500 && code != http.StatusInsufficientStorage && r.Context().Err() == nil {
 		s.log.Error("request cannot be done", "method", r.Method, "path", r.URL.Path, "error", err)
 	} else {
 		s.log.Info("request refused", "method", r.Method, "path", r.URL.Path, "error", err)
@@ -116,6 +123,17 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, status int, err er
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
 	json.NewEncoder(w).Encode(answer)
+}
+
+// swallowed is how many bytes of a body are read at most that is of no use.
+const swallowed = 8 << 20
+
+// swallow reads what a client sends that did not ask before: in HTTP/1 an answer while it still sends may reach it as a broken
+// connection, without when to come again. Whoever sends more asks first.
+func swallow(r *http.Request) {
+	if r.ProtoMajor == 1 && r.Header.Get("Expect") == "" && r.ContentLength <= swallowed {
+		_, _ = io.CopyN(io.Discard, r.Body, swallowed) // only for the client's sake
+	}
 }
 
 // MissingError is an ErrReferences that names them.

@@ -33,6 +33,7 @@ type DB struct {
 
 	watching sync.Mutex
 	watcher  *sqlite.Conn // only ever asks for the data version, so that every commit, also our own, is another's
+	index    *logIndex
 }
 
 var _ catalog.Catalogue = (*DB)(nil)
@@ -77,13 +78,17 @@ func Open(ctx context.Context, path string) (_ *DB, err error) {
 		Flags:    sqlite.OpenReadWrite | sqlite.OpenWAL,
 		PoolSize: 2 * runtime.GOMAXPROCS(0),
 		PrepareConn: func(conn *sqlite.Conn) error {
-			return configure(conn, append(slices.Clone(pragmas), "query_only = ON")...)
+			return configure(conn, append(slices.Clone(pragmas), "query_only = ON", readerCache)...)
 		},
 	})
 	if err != nil {
 		db.writer.Close()
 		db.watcher.Close()
 		return nil, fmt.Errorf("open catalogue %s: %w", path, mapError(err))
+	}
+	if db.index, err = mapIndex(path); err != nil {
+		err = errors.Join(err, db.readers.Close(), db.watcher.Close(), db.writer.Close())
+		return nil, fmt.Errorf("open catalogue %s: %w", path, err)
 	}
 	db.writing <- struct{}{}
 	return db, nil
@@ -94,14 +99,9 @@ func (db *DB) Close() error {
 	<-db.writing
 	db.watching.Lock()
 	defer db.watching.Unlock()
-	return errors.Join(db.readers.Close(), db.watcher.Close(), db.writer.Close(), db.use.Close())
-}
-
-// Version implements catalog.Reader.
-func (db *DB) Version(ctx context.Context) (int64, error) {
-	db.watching.Lock()
-	defer db.watching.Unlock()
-	return scalar(db.watcher, "PRAGMA data_version")
+	err := errors.Join(db.readers.Close(), db.watcher.Close(), db.writer.Close())
+	db.index.release() // after the connections, whose locks are on the same file
+	return errors.Join(err, db.use.Close())
 }
 
 // ObjectsAt implements catalog.Catalogue.

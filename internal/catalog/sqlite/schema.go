@@ -99,6 +99,9 @@ var pragmas = []string{
 	"temp_store = MEMORY",
 }
 
+// readerCache is what each of the readers keeps, in KiB: they are several, and what they read lies in the system's cache.
+const readerCache = "cache_size = -8192"
+
 // configure sets pragmas one at a time: a script would run them inside a savepoint, where some may not change.
 func configure(conn *sqlite.Conn, pragmas ...string) error {
 	for _, p := range pragmas {

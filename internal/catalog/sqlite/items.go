@@ -109,19 +109,25 @@ func factsOf(it *catalog.Item) compact.Facts {
 	return f
 }
 
-// split makes the two columns in which the narinfo of an item with these files is kept.
-func (t *transaction) split(it *catalog.Item, files []catalog.File) (template any, own []byte, err error) {
+// factsWith returns what is known of an item that has these files.
+func factsWith(it *catalog.Item, files []catalog.File) compact.Facts {
 	with := *it
 	with.Files = files
-	facts := factsOf(&with)
-	facts.References = make([]storepath.Base, 0, len(it.References))
+	f := factsOf(&with)
+	f.References = make([]storepath.Base, 0, len(it.References))
 	for _, r := range it.References {
 		if r != it.Path.Base {
-			facts.References = append(facts.References, r)
+			f.References = append(f.References, r)
 		}
 	}
-	slices.Sort(facts.References)
-	facts.References = slices.Compact(facts.References)
+	slices.Sort(f.References)
+	f.References = slices.Compact(f.References)
+	return f
+}
+
+// split makes the two columns in which the narinfo of an item with these files is kept.
+func (t *transaction) split(it *catalog.Item, files []catalog.File) (template any, own []byte, err error) {
+	facts := factsWith(it, files)
 	text, own, ok := compact.Split(it.Narinfo, facts)
 	if !ok {
 		return nil, it.Narinfo, nil

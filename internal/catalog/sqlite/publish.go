@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -333,14 +332,7 @@ func (t *publishing) pack(p *catalog.Publication, id int64) ([]byte, error) {
 		}
 		distances = append(distances, id-ref)
 	}
-	slices.Sort(distances)
-	packed := make([]byte, 0, 2*len(distances))
-	last := int64(0)
-	for _, d := range slices.Compact(distances) {
-		packed = binary.AppendUvarint(packed, uint64(d-last))
-		last = d
-	}
-	return packed, nil
+	return packed(distances), nil
 }
 
 // nar returns the row of the publication's nar, which may be there from another item, with its files.

@@ -127,7 +127,7 @@ func (db *DB) Items(ctx context.Context, after int64) iter.Seq2[catalog.Item, er
 // EachHashPart implements catalog.Reader.
 func (db *DB) EachHashPart(ctx context.Context, after int64, f func([20]byte)) (last int64, err error) {
 	// For all of them the index is read, which has nothing else in it; the rows are fifty times as wide.
-	query := "SELECT hash FROM items INDEXED BY sqlite_autoindex_items_1 WHERE hash >= x'' AND ? = 0"
+	query := "SELECT hash FROM items INDEXED BY items_by_hash WHERE hash >= x'' AND ? = 0"
 	if after != 0 {
 		query = "SELECT hash FROM items WHERE id > ?"
 	}

@@ -17,15 +17,18 @@ const applicationID = 0x6e617266
 const firstSchema = 3
 
 // migrations bring a catalogue from one version to the next. They only ever grow at the end: what has been released is not edited.
-var migrations = []string{
-	`
+var migrations = []string{tables + indexes}
+
+// tables and indexes are the first schema. The indexes by hash are apart, because whoever fills an empty catalogue makes them at the end.
+const (
+	tables = `
 -- One row: where the objects of this catalogue are, so that it is not used with others.
 CREATE TABLE home(only INTEGER PRIMARY KEY CHECK (only = 1), objects TEXT NOT NULL);
 
 -- Published items. The id is handed out at publication, so everything that an item references has a smaller one.
 CREATE TABLE items(
 	id INTEGER PRIMARY KEY AUTOINCREMENT,
-	hash BLOB NOT NULL UNIQUE,          -- the 20 bytes of the hash part, last byte first: in the order of its text
+	hash BLOB NOT NULL,                 -- the 20 bytes of the hash part, last byte first: in the order of its text
 	dir INTEGER NOT NULL REFERENCES texts(id),
 	name TEXT NOT NULL,                 -- without the hash part
 	nar INTEGER NOT NULL REFERENCES nars(id),
@@ -34,7 +37,6 @@ CREATE TABLE items(
 	template INTEGER REFERENCES texts(id), -- of the narinfo, see package compact; NULL if narinfo is the text itself
 	narinfo BLOB NOT NULL               -- what is the narinfo's own
 );
-CREATE INDEX items_by_nar ON items(nar);
 
 -- What many rows have in common: store directories, publishers, templates of narinfos.
 CREATE TABLE texts(id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
@@ -44,7 +46,7 @@ CREATE TABLE texts(id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE refs(id INTEGER PRIMARY KEY REFERENCES items(id), refs BLOB NOT NULL);
 
 -- Nars by content; several items may share one.
-CREATE TABLE nars(id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, size INTEGER NOT NULL);
+CREATE TABLE nars(id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL, size INTEGER NOT NULL);
 
 -- Their compressed forms. The key is that of a generation of the item owner, which has this nar, unless it is given.
 CREATE TABLE files(
@@ -81,8 +83,13 @@ CREATE TABLE tokens(hash BLOB NOT NULL PRIMARY KEY, name TEXT NOT NULL, scopes T
 CREATE TABLE feed(only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL);
 CREATE TABLE feed_lines(seq INTEGER PRIMARY KEY, chain BLOB NOT NULL, line BLOB NOT NULL);
 CREATE TABLE feed_segments(number INTEGER PRIMARY KEY, last INTEGER NOT NULL, chain BLOB NOT NULL, size INTEGER NOT NULL, sha256 BLOB NOT NULL, packed BLOB NOT NULL);
-`,
-}
+`
+	indexes = `
+CREATE UNIQUE INDEX items_by_hash ON items(hash);
+CREATE INDEX items_by_nar ON items(nar);
+CREATE UNIQUE INDEX nars_by_hash ON nars(hash);
+`
+)
 
 // lastSchema is the number of the schema that this version writes.
 var lastSchema = firstSchema + len(migrations) - 1

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// machine is the head of the page: on what, with what and when this was measured.
-func (b *bench) machine(before string, begun time.Time) string {
+// machine is the head of a page: on what, with what and when this was measured.
+func (b *bench) machine(page int, before string, begun time.Time) string {
 	cpu := "unknown processor"
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		if _, after, ok := bytes.Cut(text, []byte("model name\t: ")); ok {
@@ -25,7 +25,7 @@ func (b *bench) machine(before string, begun time.Time) string {
 	var memory syscall.Sysinfo_t
 	_ = syscall.Sysinfo(&memory)
 	var s strings.Builder
-	fmt.Fprintf(&s, `# Benchmarks of part 1
+	fmt.Fprintf(&s, `# Benchmarks of part %d
 
 Written by %s, a run of %s. Each peer had its turn in each round, and the order changed from round to round. A rate is the
 median of the rounds, with the least and the greatest in parentheses; CPU is user and system time of the process that is measured,
@@ -35,7 +35,7 @@ processors before the run says that others did use the machine.
 
 | | |
 |---|---|
-`, "`make bench`", time.Since(begun).Round(time.Second))
+`, page, "`make bench`", time.Since(begun).Round(time.Second))
 	row := func(name, value string) { fmt.Fprintf(&s, "| %s | %s |\n", name, value) }
 	row("date", begun.UTC().Format("2006-01-02 15:04 UTC"))
 	row("processor", fmt.Sprintf("%s, %d processors seen", cpu, runtime.NumCPU()))
@@ -46,11 +46,13 @@ processors before the run says that others did use the machine.
 	row("load after", load())
 	row("narfold", firstLine(b.narfold, "version"))
 	row("go", firstLine("go", "version"))
-	row("nix", firstLine("nix", "--version"))
-	row("nginx", firstLine(nginxProgram(), "-v"))
 	row("wrk", strings.Split(firstLine("wrk", "-v"), " Copyright")[0])
-	row("go-nix", moduleVersion("github.com/nix-community/go-nix"))
-	row("versitygw", b.gatewayVersion())
+	if page == 1 {
+		row("nix", firstLine("nix", "--version"))
+		row("nginx", firstLine(nginxProgram(), "-v"))
+		row("go-nix", moduleVersion("github.com/nix-community/go-nix"))
+		row("versitygw", b.gatewayVersion())
+	}
 	row("rounds", fmt.Sprintf("%d, servers loaded for %s in each", b.rounds, b.seconds))
 	return s.String()
 }

@@ -25,21 +25,35 @@ type bench struct {
 	rounds  int
 	seconds time.Duration // of one load on a server
 	report  *report
+
+	items     []int // of the catalogues, in turn
+	peerItems int   // the most with which the catalogue's peer is measured
 }
 
 type part struct {
 	name string
 	run  func(*bench) error
+	page int // on which it is reported
 }
 
-// parts are what can be asked for, in the order of the page. What deletes many files comes last: for some minutes after that, ext4
-// creates files slowly.
+// parts are what can be asked for, in the order of the pages. What deletes many files comes last: for some minutes after that, ext4
+// creates files slowly. Unless parts are named, those of page 1 are meant.
 var parts = []part{
-	{"import", (*bench).importing},
-	{"serving", (*bench).serving},
-	{"signatures", (*bench).signatures},
-	{"objects", (*bench).objects},
-	{"nar", (*bench).nars},
+	{"import", (*bench).importing, 1},
+	{"serving", (*bench).serving, 1},
+	{"signatures", (*bench).signatures, 1},
+	{"objects", (*bench).objects, 1},
+	{"nar", (*bench).nars, 1},
+	{"catalogue", (*bench).catalogue, 2},
+}
+
+// partNames lists what can be asked for.
+func partNames(separator string) string {
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	return strings.Join(names, separator)
 }
 
 func main() {
@@ -59,23 +73,31 @@ func main() {
 	seconds := flag.Int("seconds", 2, "how long a server is loaded in each round")
 	disk := flag.String("disk", os.TempDir(), "a folder on a disk")
 	memory := flag.String("memory", "/dev/shm", "a folder on tmpfs, or nothing")
-	out := flag.String("out", "", "the page that a run of all parts writes")
+	out := flag.String("out", "", "the page that a run of all parts of page 1 writes")
+	second := flag.String("out2", "", "the page that a run of all parts of page 2, by their names, writes")
+	items := flag.String("items", "1000000", "how many items the catalogues have; several numbers with commas between them are done in turn")
+	flag.IntVar(&b.peerItems, "peer-items", 1_000_000, "the most items with which the catalogue's peer is measured, which takes long to fill")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "bench [flags] [import|serving|signatures|objects|nar]...")
+		fmt.Fprintln(os.Stderr, "bench [flags] ["+partNames("|")+"]...")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
 	b.seconds = time.Duration(*seconds) * time.Second
-	if err := b.run(*disk, *memory, *out, flag.Args()); err != nil {
+	var err error
+	if b.items, err = parseItems(*items); err == nil {
+		err = b.run(*disk, *memory, []string{*out, *second}, flag.Args())
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func (b *bench) run(disk, memory, out string, wanted []string) (err error) {
+// run measures the wanted parts. pages are the files of page 1 and on; one is written when the parts are all those of a page.
+func (b *bench) run(disk, memory string, pages, wanted []string) (err error) {
 	for _, w := range wanted {
 		if !slices.ContainsFunc(parts, func(p part) bool { return p.name == w }) {
-			return fmt.Errorf("%q is no part of it: want import, serving, signatures, objects or nar", w)
+			return fmt.Errorf("%q is no part of it: want some of %s", w, partNames(", "))
 		}
 	}
 	for _, p := range []*string{&b.narfold, &b.gateway, &b.source} {
@@ -101,8 +123,11 @@ func (b *bench) run(disk, memory, out string, wanted []string) (err error) {
 		defer os.RemoveAll(b.memory)
 	}
 	before, begun := load(), time.Now()
+	if len(wanted) == 0 {
+		wanted = namesOf(1)
+	}
 	for _, p := range parts {
-		if len(wanted) > 0 && !slices.Contains(wanted, p.name) {
+		if !slices.Contains(wanted, p.name) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "bench: %s (load %s)\n", p.name, load())
@@ -110,11 +135,27 @@ func (b *bench) run(disk, memory, out string, wanted []string) (err error) {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
-	head := b.machine(before, begun)
+	whole := 0 // the page that was measured whole
+	for page := 1; page <= len(pages); page++ {
+		if slices.Equal(slices.Compact(slices.Sorted(slices.Values(wanted))), slices.Sorted(slices.Values(namesOf(page)))) {
+			whole = page
+		}
+	}
+	head := b.machine(max(1, whole), before, begun)
 	fmt.Println(head)
-	if out == "" || len(wanted) > 0 {
+	if whole == 0 || pages[whole-1] == "" {
 		return nil
 	}
-	fmt.Fprintf(os.Stderr, "bench: writing %s\n", out)
-	return os.WriteFile(out, []byte(head+strings.TrimRight(b.report.text.String(), "\n")+"\n"), 0o644)
+	fmt.Fprintf(os.Stderr, "bench: writing %s\n", pages[whole-1])
+	return os.WriteFile(pages[whole-1], []byte(head+strings.TrimRight(b.report.text.String(), "\n")+"\n"), 0o644)
+}
+
+// namesOf lists the parts of a page.
+func namesOf(page int) (names []string) {
+	for _, p := range parts {
+		if p.page == page {
+			names = append(names, p.name)
+		}
+	}
+	return names
 }

@@ -54,6 +54,26 @@ func TestEachKindHoldsAllItemsAndNothingElse(t *testing.T) {
 			if l := u.Latency; l.Rate != 1000 || l.P50 <= 0 || l.P99 < l.P50 || l.P999 < l.P99 || l.Most < l.P999 {
 				t.Errorf("latency: %+v", l)
 			}
+			var names named
+			call(t, &names, "names", "-items", strconv.Itoa(n))
+			k := kinds[kind]
+			db, err := k.open(t.Context(), common[3])
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range names.Hits {
+				hit, err := db.find(t.Context(), names.Hits[i])
+				miss, err2 := db.find(t.Context(), names.Misses[i])
+				if !hit || miss || err != nil || err2 != nil {
+					t.Fatalf("names %s and %s: %v, %v (%v, %v)", names.Hits[i], names.Misses[i], hit, miss, err, err2)
+				}
+				if i == 50 {
+					break
+				}
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
 			// A database with fewer items than it should have is noticed.
 			if err := run(t.Context(), []string{"use", "-kind", kind, "-at", common[3], "-items", strconv.Itoa(n + 1), "-for", "10ms"}, &bytes.Buffer{}); err == nil {
 				t.Error("a missing item went unnoticed")

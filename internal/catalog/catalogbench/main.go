@@ -17,11 +17,12 @@ import (
 	"time"
 )
 
-const usage = `catalogbench import|use|generate [flags]
+const usage = `catalogbench import|use|generate|names [flags]
 
 import    fill a new database with items 0 to N-1, close it, and tell how long it took and how large it is
 use       open a database that import has filled, cold, and measure look-ups and walks
 generate  only make the items, to tell what of an import is that
+names     tell 10,000 hash parts of items, and as many that no item has
 
 flags:
 `
@@ -62,7 +63,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	if len(args) == 0 {
 		flags.Usage()
-		return errors.New("want import, use or generate")
+		return errors.New("want import, use, generate or names")
 	}
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
@@ -79,8 +80,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		result, err = using(ctx, s)
 	case "generate":
 		result, err = generating(ctx, s)
+	case "names":
+		result, err = naming(s)
 	default:
-		err = fmt.Errorf("%q is none of import, use and generate", args[0])
+		err = fmt.Errorf("%q is none of import, use, generate and names", args[0])
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", args[0], err)

@@ -81,8 +81,8 @@ type latency struct {
 	Late    float64 `json:"late_p99_ms"` // how late calls began: of this, P99 is not the callee's
 }
 
-// scheduled calls f with the numbers from 0 on at a fixed rate, whether or not earlier calls have been answered as long as a worker
-// is free. Time counts from when a call was due, so that a call that holds up others is counted for them as well.
+// scheduled calls f with the numbers from 0 on at a fixed rate, as long as one of the workers is free when a call is due. Time counts from when a call was due, so
+// that a call that holds up others is counted for them as well.
 func scheduled(ctx context.Context, workers, perSecond int, d time.Duration, f func(i uint64) error) (latency, error) {
 	calls := int(d.Seconds() * float64(perSecond))
 	took, late := make([]time.Duration, calls), make([]time.Duration, calls)
@@ -97,7 +97,7 @@ func scheduled(ctx context.Context, workers, perSecond int, d time.Duration, f f
 					return nil
 				}
 				due := begun.Add(time.Duration(i) * time.Second / time.Duration(perSecond))
-				// A sleep ends too late by more than a look-up takes.
+				// time.Sleep ends up to a millisecond late, and waking a thread costs as much as a look-up.
 				for time.Until(due) > 0 {
 					runtime.Gosched()
 				}

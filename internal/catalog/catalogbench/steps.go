@@ -11,6 +11,7 @@ import (
 
 	"narfold/internal/catalog"
 	"narfold/internal/catalog/synthetic"
+	"narfold/internal/storepath"
 )
 
 // imported is what filling a database took.
@@ -112,6 +113,24 @@ func generating(ctx context.Context, s settings) (result generated, err error) {
 		result.References += int64(len(pub.References))
 	}
 	result.Seconds, result.CPUSeconds = begun.spent()
+	return result, nil
+}
+
+// named are hash parts to ask a server for.
+type named struct {
+	Hits   []storepath.HashPart `json:"hits"`
+	Misses []storepath.HashPart `json:"misses"`
+}
+
+func naming(s settings) (result named, err error) {
+	p, err := synthetic.New(s.seed)
+	if err != nil {
+		return result, err
+	}
+	for i := range 10_000 {
+		n := number(uint64(i), s.items)
+		result.Hits, result.Misses = append(result.Hits, p.HashPart(n)), append(result.Misses, p.Miss(n))
+	}
 	return result, nil
 }
 

@@ -240,6 +240,31 @@ func TestAStrangerFollowsTheFeedThroughSegmentsToItsHead(t *testing.T) {
 	}
 }
 
+func TestAFileThatWasReplacedIsARecord(t *testing.T) {
+	b := newBench(t)
+	a := catalogtest.Item("a")
+	b.publish(a)
+	keys, err := b.catalogue.Reserve(t.Context(), []catalog.Want{{Base: a.Path.Base, Compression: compress.Zstd}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := a.Files[0]
+	old := f.Key
+	f.Key, f.Size, f.SHA256 = keys[0], 501, digest.Of([]byte("other bytes"))
+	if err := b.catalogue.Replace(t.Context(), old, f); err != nil {
+		t.Fatal(err)
+	}
+	b.publish(catalogtest.Item("after-it"))
+	b.until(3)
+	_, records, err := feed.ParseStretch([]byte(b.get("/feed?since=0")))
+	if err != nil || len(records) != 3 {
+		t.Fatalf("%d records, %v", len(records), err)
+	}
+	if r := records[1]; r.Op != feed.Files || r.Path != a.Path || len(r.Files) != 1 || r.Files[0].Key != f.Key || r.Files[0].Size != 501 || r.Files[0].SHA256 != f.SHA256 {
+		t.Errorf("the second record is %+v", r)
+	}
+}
+
 func TestTheFeedIsTheSameAfterARestart(t *testing.T) {
 	b := newBench(t)
 	b.many("first", 1100)

@@ -187,7 +187,7 @@ func recordOf(c catalog.Change) (feed.Record, error) {
 	switch c.Kind {
 	case catalog.ChangePublished:
 		r.Op = feed.Publish
-	case catalog.ChangeFilesAdded:
+	case catalog.ChangeFilesAdded, catalog.ChangeFileReplaced:
 		r.Op = feed.Files
 	default:
 		return r, fmt.Errorf("append to change feed: change %d is of kind %d, which has no record", c.Sequence, c.Kind)

@@ -17,8 +17,9 @@ type ChangeKind int
 
 // The kinds of changes, as catalogues keep them.
 const (
-	ChangePublished  ChangeKind = 1
-	ChangeFilesAdded ChangeKind = 2
+	ChangePublished    ChangeKind = 1
+	ChangeFilesAdded   ChangeKind = 2
+	ChangeFileReplaced ChangeKind = 3
 )
 
 // Change is one change of what is published.

@@ -46,7 +46,7 @@ type Op string
 // The operations. Publish, Files and Undo carry the whole item; of what is withdrawn or deleted the path is enough.
 const (
 	Publish  Op = "publish"  // the item is served from now on
-	Files    Op = "files"    // its nar is there in more compressions
+	Files    Op = "files"    // its nar is there in other files than before
 	Withdraw Op = "withdraw" // its narinfo is not served any more; its nar still is, for a while
 	Undo     Op = "undo"     // the withdrawal is taken back
 	Delete   Op = "delete"   // its nar is gone too, unless other items have the same

@@ -51,6 +51,10 @@ func testReplace(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen
 			equal(t, "files of "+p.Path.Name(), got.Files, []catalog.File{File("a", compress.Lzip), f})
 			equal(t, "narinfo of "+p.Path.Name()+", which tells the size of the file that was replaced", string(got.Narinfo), string(p.Narinfo))
 		}
+		changes, err := c.Changes(t.Context(), 2, 10)
+		if err != nil || len(changes) != 2 || changes[0].Kind != catalog.ChangeFileReplaced || changes[0].Item.Path != a.Path || changes[1].Kind != catalog.ChangeFileReplaced || changes[1].Item.Path != b.Path {
+			t.Errorf("changes: %+v, %v", changes, err)
+		}
 		if us := collect(t, c.Uploads(t.Context())); len(us) != 1 || us[0].Key != old || us[0].For != "" {
 			t.Errorf("uploads: %+v", us)
 		}

@@ -281,7 +281,7 @@ func (b *builder) insert(h *halved) error {
 		return err
 	}
 	err = b.run("INSERT INTO changes(op, item, at) VALUES(?, ?, ?)", func(s *sqlite.Stmt) {
-		s.BindInt64(1, opPublished)
+		s.BindInt64(1, int64(catalog.ChangePublished))
 		s.BindInt64(2, id)
 		s.BindInt64(3, published.UnixMilli())
 	})

@@ -16,13 +16,6 @@ import (
 	"narfold/internal/storepath"
 )
 
-// The operations of the changes table.
-const (
-	opPublished  = 1
-	opFilesAdded = 2
-	opReplaced   = 3
-)
-
 // Reserve implements catalog.Publisher.
 func (db *DB) Reserve(ctx context.Context, wants []catalog.Want) ([]objstore.Key, error) {
 	keys := make([]objstore.Key, len(wants))

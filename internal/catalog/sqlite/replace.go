@@ -53,7 +53,7 @@ func (db *DB) Replace(ctx context.Context, old objstore.Key, f catalog.File) err
 		if err := sqlitex.Execute(conn, "INSERT INTO uploads(key, since, state) VALUES(?, ?, 1)", &sqlitex.ExecOptions{Args: []any{string(old), now}}); err != nil {
 			return err
 		}
-		return sqlitex.Execute(conn, "INSERT INTO changes(op, item, at) SELECT ?, id, ? FROM items WHERE nar = ? ORDER BY id", &sqlitex.ExecOptions{Args: []any{opReplaced, now, r.nar}})
+		return sqlitex.Execute(conn, "INSERT INTO changes(op, item, at) SELECT ?, id, ? FROM items WHERE nar = ? ORDER BY id", &sqlitex.ExecOptions{Args: []any{int64(catalog.ChangeFileReplaced), now, r.nar}})
 	})
 	if err != nil {
 		return fmt.Errorf("replace file %s: %w", old, err)

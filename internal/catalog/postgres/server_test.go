@@ -68,11 +68,17 @@ func withServer(f func() int) int {
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return fail("run initdb", fmt.Errorf("%w: %s", err, out))
 	}
-	if err := os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte("local all secretive scram-sha-256\nlocal all all trust\n"), 0o600); err != nil {
-		return fail("write pg_hba.conf", err)
+	// Not on the command line, which could not be overruled.
+	for name, text := range map[string]string{
+		"pg_hba.conf":     "local all secretive scram-sha-256\nlocal all all trust\n",
+		"postgresql.conf": "listen_addresses = ''\nunix_socket_directories = '" + folder + "'\nfsync = off\nmax_connections = 200\n",
+	} {
+		if err := os.WriteFile(filepath.Join(data, name), []byte(text), 0o600); err != nil {
+			return fail("write "+name, err)
+		}
 	}
 	var log bytes.Buffer
-	postgres := exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200")
+	postgres := exec.Command(filepath.Join(bin, "postgres"), "-D", data)
 	// Should this process be killed, the server goes too.
 	postgres.SysProcAttr, postgres.Dir = &syscall.SysProcAttr{Credential: as, Pdeathsig: syscall.SIGQUIT}, folder
 	postgres.Stdout, postgres.Stderr = &log, &log

@@ -7,15 +7,28 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// The kinds of database that are measured: the first is the one that others are compared with. Names are those of catalogbench.
+// catalogues are what is measured: the first is the one that others are compared with. Kinds are those of catalogbench.
 var catalogues = []struct{ kind, name string }{
 	{"sqlite", "Narfold, SQLite"},
+	{"postgres", "Narfold, PostgreSQL"},
 	{"rows", "tables of text, a row per reference, SQLite"},
+}
+
+// imports are the ways to fill them; the last of each catalogue is what is used afterwards.
+var imports = []struct {
+	kind, how string
+	flags     []string
+}{
+	{"sqlite", "2,000 in a transaction", []string{"-publish"}},
+	{"sqlite", "built at once", nil},
+	{"postgres", "2,000 in a transaction", nil},
+	{"rows", "2,000 in a transaction", nil},
 }
 
 // Results of catalogbench; see there what they mean.
@@ -68,12 +81,13 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 // catalogueBench is what the steps of this part share.
 type catalogueBench struct {
 	*bench
-	rounds  int // at most 3: a step takes up to some minutes
-	program string
-	items   int
-	at      map[string]string // folders, by kind
-	filled  map[string]filled
-	asked   map[string][]asked // by kind, one for each round
+	rounds   int // at most 3: a step takes up to some minutes
+	program  string
+	postgres *postgres
+	items    int
+	at       map[string]string  // folders and URLs, by kind
+	filled   []filled           // as imports; without items if it was not done
+	asked    map[string][]asked // by kind, one for each round
 }
 
 // catalogue measures the catalogues at each of the sizes asked for.
@@ -84,8 +98,13 @@ func (b *bench) catalogue() error {
 	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("build catalogbench: %w\n%s", err, out)
 	}
+	pg, err := b.startPostgres()
+	if err != nil {
+		return err
+	}
+	defer pg.stop()
 	for _, n := range b.items {
-		s := &catalogueBench{bench: b, rounds: min(b.rounds, 3), program: program, items: n, at: map[string]string{}, filled: map[string]filled{}, asked: map[string][]asked{}}
+		s := &catalogueBench{bench: b, rounds: min(b.rounds, 3), program: program, postgres: pg, items: n, at: map[string]string{}, filled: make([]filled, len(imports)), asked: map[string][]asked{}}
 		if err := s.measure(); err != nil {
 			return fmt.Errorf("%d items: %w", n, err)
 		}
@@ -132,22 +151,13 @@ func (c *catalogueBench) measure() error {
 Synthetic items as guix publish describes them, %.1f references and %.0f bytes of narinfo each on average, one compressed file each. They are
 made while they are imported, which takes %.3f ms of CPU for each and is part of the import's CPU; made alone there are %s a second.
 Each step is a process of its own. Import is counted from opening an empty catalogue to the end of closing it, once for each
-database; bytes are those of the files after that. The other steps were done %d times, in turn.`,
+database; bytes are those of the files after that. The other steps were done %d times, in turn. PostgreSQL has Debian's settings, but for shared_buffers
+of 1 GB and max_wal_size of 8 GB, and is a server of its own, so that CPU and memory here are those of its client.`,
 		m.References/m.Items, m.NarinfoBytes/m.Items, m.CPUSeconds/m.Items*1e3, figure(m.Items/m.Seconds), c.rounds))
-	for _, i := range c.measured() {
-		kind := catalogues[i].kind
-		c.at[kind] = filepath.Join(c.disk, fmt.Sprintf("catalogue-%s-%d", kind, c.items))
-		if err := os.Mkdir(c.at[kind], 0o755); err != nil {
-			return err
-		}
-		defer os.RemoveAll(c.at[kind])
-		c.progress("importing into %s", catalogues[i].name)
-		var f filled
-		if err := c.step(&f, "import", kind); err != nil {
-			return err
-		}
-		c.filled[kind] = f
+	if err := c.fill(); err != nil {
+		return err
 	}
+	defer c.empty()
 	for round := range c.rounds {
 		kinds := c.measured()
 		for k := range kinds {
@@ -169,6 +179,55 @@ database; bytes are those of the files after that. The other steps were done %d 
 	return nil
 }
 
+// fill imports in every way that is measured at this size.
+func (c *catalogueBench) fill() error {
+	for i, way := range imports {
+		if !slices.ContainsFunc(c.measured(), func(k int) bool { return catalogues[k].kind == way.kind }) {
+			continue
+		}
+		before := int64(0)
+		if way.kind == "postgres" {
+			var err error
+			if c.at[way.kind], err = c.postgres.create(fmt.Sprintf("items%d", c.items)); err != nil {
+				return err
+			}
+			if before, err = c.postgres.size(); err != nil {
+				return err
+			}
+		} else {
+			c.at[way.kind] = filepath.Join(c.disk, fmt.Sprintf("catalogue-%s-%d", way.kind, c.items))
+			if err := os.RemoveAll(c.at[way.kind]); err != nil {
+				return err
+			}
+			if err := os.Mkdir(c.at[way.kind], 0o755); err != nil {
+				return err
+			}
+		}
+		c.progress("importing (%s, %s)", way.kind, way.how)
+		f := &c.filled[i]
+		if err := c.step(f, "import", way.kind, way.flags...); err != nil {
+			return err
+		}
+		if way.kind == "postgres" {
+			after, err := c.postgres.size()
+			if err != nil {
+				return err
+			}
+			f.Bytes = float64(after - before)
+		}
+	}
+	return nil
+}
+
+// empty deletes the databases of files; those of the server go with it.
+func (c *catalogueBench) empty() {
+	for kind, at := range c.at {
+		if kind != "postgres" {
+			os.RemoveAll(at)
+		}
+	}
+}
+
 // thousands writes a number with commas.
 func thousands(n int) string {
 	s := strconv.Itoa(n)
@@ -184,6 +243,10 @@ func (c *catalogueBench) of(kind string, f func(asked) float64) spread {
 	return spreadOf(len(a), func(i int) float64 { return f(a[i]) })
 }
 
+func nameOf(kind string) string {
+	return catalogues[slices.IndexFunc(catalogues, func(c struct{ kind, name string }) bool { return c.kind == kind })].name
+}
+
 // ratio compares Narfold with another, round by round.
 func (c *catalogueBench) ratio(kind string, f func(asked) float64) string {
 	ours, theirs := c.asked[catalogues[0].kind], c.asked[kind]
@@ -195,20 +258,24 @@ func (c *catalogueBench) ratio(kind string, f func(asked) float64) string {
 
 func (c *catalogueBench) tables() {
 	n := float64(c.items)
-	c.report.table("import", "items/s", "CPU ms per item", "bytes per item", "most memory, MB", "Narfold's rate ÷ this", "Narfold's bytes ÷ this")
-	ours := c.filled[catalogues[0].kind]
-	for _, i := range c.measured() {
-		f := c.filled[catalogues[i].kind]
-		rate, size := "", ""
-		if i > 0 {
-			rate, size = "**"+figure(f.Seconds/ours.Seconds)+"**", "**"+figure(ours.Bytes/f.Bytes)+"**"
+	c.report.table("import", "", "items/s", "CPU ms per item", "bytes per item", "most memory, MB", "rate ÷ that of the tables", "bytes ÷ those of the tables")
+	theirs := c.filled[len(imports)-1]
+	for i, way := range imports {
+		f := c.filled[i]
+		if f.Items == 0 {
+			continue
 		}
-		c.report.row(catalogues[i].name, figure(n/f.Seconds), figure(f.CPUSeconds/n*1e3), figure(f.Bytes/n), figure(f.PeakRSS/1e6), rate, size)
+		rate, size := "", ""
+		if theirs.Items > 0 && i < len(imports)-1 {
+			rate, size = "**"+figure(theirs.Seconds/f.Seconds)+"**", "**"+figure(f.Bytes/theirs.Bytes)+"**"
+		}
+		c.report.row(nameOf(way.kind), way.how, figure(n/f.Seconds), figure(f.CPUSeconds/n*1e3), figure(f.Bytes/n), figure(f.PeakRSS/1e6), rate, size)
 	}
 
 	c.report.print(`
-Opening is measured with nothing of the database in the page cache: until it is open, until the first item is found, and until
-the hash parts of all items are in a table in memory, as a herder keeps one. Memory is what all that has added to the process.
+Opening is measured with nothing of the database in the page cache, except for PostgreSQL, whose server goes on running: until it is
+open, until the first item is found, and until the hash parts of all items are in a table in memory, as a herder keeps one. Memory is
+what all that has added to the process.
 
 `)
 	c.report.table("opening", "open, ms", "first answer, ms", "table, s", "memory, bytes per item", "Narfold's table ÷ this")

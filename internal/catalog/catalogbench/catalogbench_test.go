@@ -5,16 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"iter"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"narfold/internal/catalog"
-	"narfold/internal/catalog/sqlite"
 	"narfold/internal/catalog/synthetic"
 )
 
@@ -34,11 +30,12 @@ func call(t *testing.T, result any, args ...string) {
 
 func TestEachKindHoldsAllItemsAndNothingElse(t *testing.T) {
 	const n = 600
-	for _, kind := range []string{"sqlite", "rows"} {
-		t.Run(kind, func(t *testing.T) {
+	for _, way := range []struct{ name, kind, publish string }{{"sqlite built", "sqlite", "false"}, {"sqlite published", "sqlite", "true"}, {"rows", "rows", "false"}} {
+		t.Run(way.name, func(t *testing.T) {
+			kind := way.kind
 			common := []string{"-kind", kind, "-at", t.TempDir(), "-items", strconv.Itoa(n)}
 			var in imported
-			call(t, &in, append([]string{"import", "-batch", "250"}, common...)...)
+			call(t, &in, append([]string{"import", "-batch", "250", "-publish=" + way.publish}, common...)...)
 			if in.Items != n || in.Seconds <= 0 || in.CPUSeconds <= 0 || in.Bytes < 100*n || in.PeakRSS == 0 {
 				t.Errorf("import: %+v", in)
 			}
@@ -159,40 +156,6 @@ func TestMakingAheadEndsWhereItIsLeft(t *testing.T) {
 	}
 }
 
-// loader is a catalogue that takes many items at once.
-type loader struct {
-	catalog.Catalogue
-	paths []string
-}
-
-func (l *loader) Bulk(_ context.Context, items iter.Seq2[catalog.Publication, error]) error {
-	for p, err := range items {
-		if err != nil {
-			return err
-		}
-		l.paths = append(l.paths, p.Path.String())
-	}
-	return nil
-}
-
-func TestACatalogueThatTakesManyAtOnceIsAskedTo(t *testing.T) {
-	p, err := synthetic.New(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &loader{}
-	if err := (catalogue{l}).load(t.Context(), ahead(t.Context(), p, 3), 1); err != nil {
-		t.Fatal(err)
-	}
-	var want []string
-	for pub := range p.Publications(0, 3) {
-		want = append(want, pub.Path.String())
-	}
-	if !slices.Equal(l.paths, want) {
-		t.Errorf("took %q, want %q", l.paths, want)
-	}
-}
-
 func TestWhatCannotBeMeasuredIsRefused(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"measure"}, {"import", "-kind", "scroll"}, {"use", "-items", "0"}, {"use", "-rate", "-1"}, {"generate", "too"},
@@ -204,17 +167,10 @@ func TestWhatCannotBeMeasuredIsRefused(t *testing.T) {
 	}
 	// An import goes into a new database only.
 	at := t.TempDir()
-	db, err := sqlite.Open(t.Context(), at+"/catalogue.db")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := run(t.Context(), []string{"import", "-at", at, "-items", "10"}, &bytes.Buffer{}); err != nil {
-		t.Errorf("import into an empty catalogue: %v", err)
-	}
-	if err := run(t.Context(), []string{"import", "-at", at, "-items", "10"}, &bytes.Buffer{}); err == nil {
-		t.Error("an import was measured on a full catalogue")
+	for i, publish := range []string{"-publish", "-publish=false", "-publish"} {
+		err := run(t.Context(), []string{"import", "-at", at, "-items", "10", publish}, &bytes.Buffer{})
+		if (err == nil) != (i == 0) {
+			t.Errorf("import number %d, %s: %v", i, publish, err)
+		}
 	}
 }

@@ -32,8 +32,9 @@ type settings struct {
 	kind    string
 	where   string // a folder, or what else the kind takes
 	items   int
-	batch   int // publications in one transaction, where the catalogue does not choose itself
-	rate    int // look-ups per second of the load with a schedule
+	batch   int  // publications in one transaction
+	publish bool // in transactions also what can be built at once
+	rate    int  // look-ups per second of the load with a schedule
 	seconds time.Duration
 	seed    uint64
 }
@@ -51,9 +52,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	var s settings
 	flags := flag.NewFlagSet("catalogbench", flag.ContinueOnError)
 	flags.StringVar(&s.kind, "kind", "sqlite", "what is measured: "+kindNames())
-	flags.StringVar(&s.where, "at", "", "the folder of the database")
+	flags.StringVar(&s.where, "at", "", "the folder of the database, or its URL")
 	flags.IntVar(&s.items, "items", 1_000_000, "how many items there are")
 	flags.IntVar(&s.batch, "batch", 2000, "how many are published in one transaction")
+	flags.BoolVar(&s.publish, "publish", false, "publish in transactions also where a catalogue can be built at once")
 	flags.IntVar(&s.rate, "rate", 20_000, "look-ups per second when latency is measured")
 	flags.DurationVar(&s.seconds, "for", 5*time.Second, "how long each kind of look-up is measured")
 	flags.Uint64Var(&s.seed, "seed", 1, "of the items")

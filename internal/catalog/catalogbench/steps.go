@@ -19,7 +19,7 @@ type imported struct {
 	Items      int     `json:"items"`
 	Seconds    float64 `json:"seconds"` // from opening to the end of closing, the making of the items included
 	CPUSeconds float64 `json:"cpu_seconds"`
-	Bytes      int64   `json:"bytes"`
+	Bytes      int64   `json:"bytes"` // 0 if it is not in files of this process
 	PeakRSS    int64   `json:"peak_rss_bytes"`
 }
 
@@ -33,12 +33,13 @@ func importing(ctx context.Context, s settings) (result imported, err error) {
 		return result, err
 	}
 	begun := start()
-	db, err := k.open(ctx, s.where)
-	if err != nil {
-		return result, err
+	items := ahead(ctx, p, s.items)
+	if k.build != nil && !s.publish {
+		err = k.build(ctx, s.where, items)
+	} else {
+		err = publishing(ctx, k, s, items)
 	}
-	err = db.load(ctx, ahead(ctx, p, s.items), s.batch)
-	if err := errors.Join(err, db.Close()); err != nil {
+	if err != nil {
 		return result, err
 	}
 	result.Items = s.items
@@ -46,8 +47,19 @@ func importing(ctx context.Context, s settings) (result imported, err error) {
 	if result.PeakRSS, err = memory("VmHWM"); err != nil {
 		return result, err
 	}
-	result.Bytes, err = k.size(s.where)
+	if k.size != nil {
+		result.Bytes, err = k.size(s.where)
+	}
 	return result, err
+}
+
+// publishing fills an open database, batch after batch.
+func publishing(ctx context.Context, k kind, s settings, items iter.Seq2[catalog.Publication, error]) error {
+	db, err := k.open(ctx, s.where)
+	if err != nil {
+		return err
+	}
+	return errors.Join(db.load(ctx, items, s.batch), db.Close())
 }
 
 // ahead makes items on another processor than the one that takes them, some thousands in advance.

@@ -11,13 +11,14 @@ import (
 	"strings"
 
 	"narfold/internal/catalog"
+	"narfold/internal/catalog/postgres"
 	"narfold/internal/catalog/sqlite"
 	"narfold/internal/storepath"
 )
 
 // subject is an open database that is measured.
 type subject interface {
-	// load takes all items, in transactions of batch items unless it knows better.
+	// load takes all items, in transactions of batch items.
 	load(ctx context.Context, items iter.Seq2[catalog.Publication, error], batch int) error
 	// find looks an item up with all that is needed to serve its narinfo, and reports whether it is there.
 	find(ctx context.Context, h storepath.HashPart) (bool, error)
@@ -31,30 +32,48 @@ type subject interface {
 // kind is how databases of one sort are opened.
 type kind struct {
 	open func(ctx context.Context, where string) (subject, error)
-	// size is what a closed database takes in storage, in bytes.
+	// build fills a new database with all items at once, if that can be done otherwise than by filling an open one.
+	build func(ctx context.Context, where string, items iter.Seq2[catalog.Publication, error]) error
+	// size is what a closed database takes in storage, in bytes. It is nil where the database is not in files of this process.
 	size func(where string) (int64, error)
-	// forget takes a closed database out of the caches of the operating system, and remember reads it into them. Both are nil where
-	// the database is not in files of this process.
+	// forget takes a closed database out of the caches of the operating system, and remember reads it into them. They are nil
+	// where size is.
 	forget, remember func(where string) error
 }
 
 var kinds = map[string]kind{
 	"sqlite": {
 		open: func(ctx context.Context, where string) (subject, error) {
-			// The name that it has in a herder's state directory, so that a herder can be started on it.
-			db, err := sqlite.Open(ctx, filepath.Join(where, "catalogue.db"))
+			db, err := sqlite.Open(ctx, sqliteFile(where))
 			if err != nil {
 				return nil, err
 			}
 			return catalogue{db}, nil
 		},
+		build: func(ctx context.Context, where string, items iter.Seq2[catalog.Publication, error]) error {
+			_, err := sqlite.Build(ctx, sqliteFile(where), items)
+			return err
+		},
 		size: sizeOfFiles, forget: forgetFiles, remember: readFiles,
+	},
+	// where is the URL of a database.
+	"postgres": {
+		open: func(ctx context.Context, where string) (subject, error) {
+			db, err := postgres.Open(ctx, where, postgres.Options{})
+			if err != nil {
+				return nil, err
+			}
+			return catalogue{db}, nil
+		},
 	},
 	"rows": {
 		open: func(ctx context.Context, where string) (subject, error) { return openRows(ctx, where) },
 		size: sizeOfFiles, forget: forgetFiles, remember: readFiles,
 	},
 }
+
+// sqliteFile has the name of the catalogue in a herder's state directory, so that a herder can be started on it.
+func sqliteFile(where string) string { return filepath.Join(where, "catalogue.db") }
 
 func kindNames() string { return strings.Join(slices.Sorted(maps.Keys(kinds)), ", ") }
 
@@ -69,15 +88,7 @@ func kindOf(name string) (kind, error) {
 // catalogue is any catalogue of Narfold.
 type catalogue struct{ catalog.Catalogue }
 
-// bulk is what catalogues have that take many items at once faster than Publish does.
-type bulk interface {
-	Bulk(ctx context.Context, items iter.Seq2[catalog.Publication, error]) error
-}
-
 func (c catalogue) load(ctx context.Context, items iter.Seq2[catalog.Publication, error], batch int) error {
-	if b, ok := c.Catalogue.(bulk); ok {
-		return b.Bulk(ctx, items)
-	}
 	return inBatches(items, batch, func(ps []catalog.Publication) error { return c.publish(ctx, ps) })
 }
 

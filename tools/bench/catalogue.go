@@ -13,18 +13,23 @@ import (
 	"time"
 )
 
+type database struct{ kind, name string }
+
+// way is how a database is filled; flags are those of catalogbench.
+type way struct {
+	kind, how string
+	flags     []string
+}
+
 // catalogues are what is measured: the first is the one that others are compared with. Kinds are those of catalogbench.
-var catalogues = []struct{ kind, name string }{
+var catalogues = []database{
 	{"sqlite", "Narfold, SQLite"},
 	{"postgres", "Narfold, PostgreSQL"},
 	{"rows", "tables of text, a row per reference, SQLite"},
 }
 
 // imports are the ways to fill them; the last of each catalogue is what is used afterwards.
-var imports = []struct {
-	kind, how string
-	flags     []string
-}{
+var imports = []way{
 	{"sqlite", "2,000 in a transaction", []string{"-publish"}},
 	{"sqlite", "built at once", nil},
 	{"postgres", "2,000 in a transaction", nil},
@@ -244,7 +249,7 @@ func (c *catalogueBench) of(kind string, f func(asked) float64) spread {
 }
 
 func nameOf(kind string) string {
-	return catalogues[slices.IndexFunc(catalogues, func(c struct{ kind, name string }) bool { return c.kind == kind })].name
+	return catalogues[slices.IndexFunc(catalogues, func(c database) bool { return c.kind == kind })].name
 }
 
 // ratio compares Narfold with another, round by round.

@@ -45,11 +45,11 @@ type Options struct {
 }
 
 // settings are those of every connection. What is committed is on the disk, whatever the server's default is. Every query here is meant
-// to go by an index: a plan is kept as long as the connection, and one that was made while a table was small would read all of it when
-// it has become large. A process that vanished with its host must not keep the publishing lock for the hours that TCP would give it.
+// to go by an index, row by row: a plan is kept as long as the connection, and one that was made while a table was small would read
+// all of it when it has become large. Those who do read all say so (see DB.read). A process that vanished with its host must not keep the publishing lock for the hours that TCP would give it.
 const settings = `
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
-SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off;
+SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off;
 SET idle_in_transaction_session_timeout = '60s';
 SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3`
 

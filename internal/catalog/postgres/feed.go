@@ -35,7 +35,7 @@ func (db *DB) Changes(ctx context.Context, after int64, limit int) ([]catalog.Ch
 		c.Item, err = scanItemAfter(r, &c.Sequence, &kind, &at)
 		c.Kind, c.At = catalog.ChangeKind(kind), fromMillis(at)
 		return c, err
-	}, "SELECT c.seq, c.op, c.at, "+itemColumns+" FROM (SELECT * FROM changes WHERE seq > $1 ORDER BY seq LIMIT $2) AS c JOIN items i ON i.id = c.item"+itemTables+"ORDER BY c.seq", after, limit)
+	}, "SELECT c.seq, c.op, c.at, "+itemColumns+" FROM (SELECT * FROM changes WHERE seq > $1 ORDER BY seq LIMIT $2) AS c CROSS JOIN LATERAL (SELECT * FROM items WHERE id = c.item LIMIT 1) AS i"+itemTables+"ORDER BY c.seq", after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read changes after %d: %w", after, err)
 	}

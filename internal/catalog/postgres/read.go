@@ -17,10 +17,11 @@ import (
 )
 
 // itemColumns and itemTables read an item with its files as one row, so that it is of one moment without a transaction. The item's
-// row is i, and comes before itemTables.
+// row is i, and comes before itemTables. A subquery with a limit is asked for each item by itself, however small its table was when
+// the query was planned.
 const (
 	itemColumns = "i.id, i.hash, d.dir, i.name, n.hash, n.size, i.published, i.narinfo, f.keys, f.compressions, f.sizes, f.sums, f.verified"
-	itemTables  = ` JOIN dirs d ON d.id = i.dir JOIN nars n ON n.id = i.nar CROSS JOIN LATERAL (
+	itemTables  = ` CROSS JOIN LATERAL (SELECT dir FROM dirs WHERE id = i.dir LIMIT 1) AS d CROSS JOIN LATERAL (SELECT hash, size FROM nars WHERE id = i.nar LIMIT 1) AS n CROSS JOIN LATERAL (
 		SELECT array_agg(o.key) AS keys, array_agg(o.compression) AS compressions, array_agg(o.size) AS sizes, array_agg(o.sha256) AS sums, array_agg(o.verified) AS verified
 		FROM (SELECT * FROM objects WHERE objects.nar = i.nar ORDER BY compression) AS o) AS f `
 )
@@ -123,7 +124,7 @@ func (db *DB) Files(ctx context.Context, narHashes []digest.SHA256) ([][]catalog
 			f.nar = digest.SHA256(nar)
 		}
 		return f, err
-	}, "SELECT n.hash, "+fileColumns+" FROM nars n JOIN objects o ON o.nar = n.id WHERE n.hash = ANY($1) ORDER BY o.compression",
+	}, "SELECT n.hash, "+fileColumns+" FROM nars n CROSS JOIN LATERAL (SELECT * FROM objects WHERE nar = n.id OFFSET 0) AS o WHERE n.hash = ANY($1) ORDER BY o.compression",
 		column(narHashes, func(h *digest.SHA256) []byte { return h[:] }))
 	if err != nil {
 		return nil, fmt.Errorf("look up files of %d nars: %w", len(narHashes), err)
@@ -180,9 +181,9 @@ func (db *DB) Items(ctx context.Context, after int64) iter.Seq2[catalog.Item, er
 // EachHashPart implements catalog.Reader.
 func (db *DB) EachHashPart(ctx context.Context, after int64, f func([20]byte)) (last int64, err error) {
 	// Without sequences the index of the hashes is enough, which has nothing else in it; the rows are fifty times as wide.
-	query, args := "SELECT hash FROM items", []any{}
+	query, args := "SELECT hash FROM items", []any{wholeTable}
 	if after != 0 {
-		query, args = "SELECT hash FROM items WHERE id > $1", []any{after}
+		query, args = "SELECT hash FROM items WHERE id > $1", []any{wholeTable, after}
 	}
 	called := false
 	err = db.read(ctx, func(tx pgx.Tx) error {
@@ -214,12 +215,12 @@ func (db *DB) EachHashPart(ctx context.Context, after int64, f func([20]byte)) (
 func (db *DB) Counts(ctx context.Context) (c catalog.Counts, err error) {
 	err = db.read(ctx, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `SELECT (SELECT count(*) FROM items), (SELECT count(*) FROM waiting), n.count, n.sum, o.count, o.sum, (SELECT count(*) FROM objects WHERE state < 2)
-			FROM (SELECT count(*), coalesce(sum(size), 0)::bigint AS sum FROM nars) AS n, (SELECT count(*), coalesce(sum(size), 0)::bigint AS sum FROM objects WHERE nar IS NOT NULL) AS o`).
+			FROM (SELECT count(*), coalesce(sum(size), 0)::bigint AS sum FROM nars) AS n, (SELECT count(*), coalesce(sum(size), 0)::bigint AS sum FROM objects WHERE nar IS NOT NULL) AS o`, wholeTable).
 			Scan(&c.Items, &c.Waiting, &c.Nars, &c.NarBytes, &c.Files, &c.Bytes, &c.Uploads)
 		if err != nil {
 			return err
 		}
-		answer, err := tx.Query(ctx, "SELECT d.dir, i.count FROM (SELECT dir, count(*) FROM items GROUP BY dir) AS i JOIN dirs d ON d.id = i.dir")
+		answer, err := tx.Query(ctx, "SELECT d.dir, i.count FROM (SELECT dir, count(*) FROM items GROUP BY dir) AS i JOIN dirs d ON d.id = i.dir", wholeTable)
 		if err != nil {
 			return err
 		}

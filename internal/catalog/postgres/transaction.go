@@ -22,8 +22,9 @@ const (
 )
 
 // The statements that transactions begin with, one round trip with their lock. Each statement after it sees what was committed before
-// that statement, so also what those did who had the lock before.
-const begin = "begin isolation level read committed read write"
+// that statement, so also what those did who had the lock before. Statements are planned anew, for tables as large as they are now: for
+// a batch of items that is cheap.
+const begin = "begin isolation level read committed read write; set local plan_cache_mode = force_custom_plan"
 
 var (
 	beginPublishing = fmt.Sprintf("%s; select pg_advisory_xact_lock(%d)", begin, int64(publishLock))
@@ -100,10 +101,13 @@ func (db *DB) transact(ctx context.Context, begin string, f func(pgx.Tx) error) 
 	return true, nil
 }
 
-// read runs f in a transaction that sees one moment.
+// read runs f in a transaction that sees one moment, and in which tables may be read whole by queries that are not kept (wholeTable).
 func (db *DB) read(ctx context.Context, f func(pgx.Tx) error) error {
-	return db.write(ctx, "begin isolation level repeatable read read only", f)
+	return db.write(ctx, "begin isolation level repeatable read read only; set local enable_seqscan = on; set local enable_bitmapscan = on", f)
 }
+
+// wholeTable, before the arguments of a query, has it planned for this one time.
+const wholeTable = pgx.QueryExecModeCacheDescribe
 
 // ask runs f, which makes one query, and runs it once more if the connection was lost.
 func (db *DB) ask(ctx context.Context, f func(*pgx.Conn) error) error {

@@ -15,9 +15,11 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -70,6 +72,8 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	if config.ConnConfig.RuntimeParams["application_name"] == "" {
 		config.ConnConfig.RuntimeParams["application_name"] = "narfold"
 	}
+	// A server that vanished with its host is noticed in a minute, by whoever waits for its answer.
+	config.ConnConfig.DialFunc = (&net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}}).DialContext
 	if o.PasswordFile != "" {
 		config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
 			b, err := os.ReadFile(o.PasswordFile)

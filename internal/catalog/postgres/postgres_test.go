@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -174,39 +175,93 @@ func TestConcurrentReservationsOfManyKeysAgree(t *testing.T) {
 	}
 }
 
+// hold takes the row of a catalogue that every publication needs, until it is told to let go.
+func hold(t *testing.T, database string) (conn *pgx.Conn, letGo func()) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), address(database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	if _, err := conn.Exec(t.Context(), "BEGIN; SELECT * FROM narfold_catalogue FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	return conn, func() {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), "ROLLBACK"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// untilWaiting returns when want processes of a catalogue wait for a lock.
+func untilWaiting(t *testing.T, conn *pgx.Conn, database string, want int) {
+	t.Helper()
+	for waiting := -1; waiting != want; {
+		err := conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity, (SELECT pg_stat_clear_snapshot()) AS fresh
+			WHERE datname = $1 AND application_name = 'narfold' AND wait_event_type = 'Lock'`, database).Scan(&waiting)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestWhoWaitsForHisTurnMayGiveUp(t *testing.T) {
+	name := database(t)
+	a, b := open(t, name), open(t, name)
+	p := catalogtest.Item("x")
+	catalogtest.Reserve(t, a, p)
+	conn, letGo := hold(t, name)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	var (
+		wg   sync.WaitGroup
+		errs [3]error
+	)
+	// The first of a waits for the row and the one of b for the first; the second of a does so without a connection.
+	for i, db := range []*DB{a, b, a} {
+		wg.Go(func() { _, errs[i] = db.Publish(ctx, []catalog.Publication{p}) })
+	}
+	untilWaiting(t, conn, name, 2)
+	if _, err := a.Reserve(t.Context(), []catalog.Want{{Base: p.Path.Base, Compression: compress.Zstd}}); err != nil {
+		t.Errorf("keys are not handed out meanwhile: %v", err)
+	}
+	if _, err := a.Version(t.Context()); err != nil {
+		t.Error(err)
+	}
+	cancel(errors.New("the operator went home"))
+	wg.Wait()
+	for _, err := range errs {
+		if err == nil || !strings.Contains(err.Error(), "the operator went home") {
+			t.Errorf("error is %v", err)
+		}
+	}
+	untilWaiting(t, conn, name, 0) // nothing is left of them at the server
+	letGo()
+	if out := publish(t, b, p); out[0].Verdict != catalog.Published {
+		t.Errorf("%+v", out)
+	}
+}
+
 func TestALostConnectionIsAnErrorAndTheNextCallWorks(t *testing.T) {
 	name := database(t)
 	db := open(t, name)
 	p := catalogtest.Item("x")
 	catalogtest.Reserve(t, db, p)
 
-	// Somebody has the row that every publication needs, so that this one waits in the middle.
-	holder, err := pgx.Connect(t.Context(), address(name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer holder.Close(t.Context())
-	if _, err := holder.Exec(t.Context(), "BEGIN; SELECT * FROM narfold_catalogue FOR UPDATE"); err != nil {
-		t.Fatal(err)
-	}
+	holder, letGo := hold(t, name) // so that the publication waits in the middle
 	published := make(chan error, 1)
 	go func() {
 		_, err := db.Publish(t.Context(), []catalog.Publication{p})
 		published <- err
 	}()
-	for killed := 0; killed == 0; {
-		err := holder.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity, (SELECT pg_stat_clear_snapshot()) AS fresh
-			WHERE datname = $1 AND application_name = 'narfold' AND wait_event_type = 'Lock'`, name).Scan(&killed)
-		if err != nil {
-			t.Fatal(err)
-		}
+	untilWaiting(t, holder, name, 1)
+	if _, err := holder.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND application_name = 'narfold' AND wait_event_type = 'Lock'", name); err != nil {
+		t.Fatal(err)
 	}
 	if err := <-published; err == nil {
 		t.Error("published without a connection")
 	}
-	if _, err := holder.Exec(t.Context(), "ROLLBACK"); err != nil {
-		t.Fatal(err)
-	}
+	letGo()
 	if _, err := db.Item(t.Context(), p.Path.HashPart()); !errors.Is(err, catalog.ErrNotFound) {
 		t.Errorf("error is %v", err)
 	}

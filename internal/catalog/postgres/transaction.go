@@ -93,7 +93,9 @@ func (db *DB) transact(ctx context.Context, begin string, f func(pgx.Tx) error) 
 		return true, err
 	}
 	if err := tx.Commit(ending); err != nil {
-		if refused := (*pgconn.PgError)(nil); !errors.As(err, &refused) && !errors.Is(err, pgx.ErrTxCommitRollback) {
+		// A server that shuts down may say so after it has committed.
+		refused := (*pgconn.PgError)(nil)
+		if certain := errors.As(err, &refused) && refused.Severity != "FATAL" || errors.Is(err, pgx.ErrTxCommitRollback); !certain {
 			err = fmt.Errorf("the answer to the commit was lost, it may be done: %w", err)
 		}
 		return true, err

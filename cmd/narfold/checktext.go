@@ -108,6 +108,9 @@ func (r checkText) numbers(w io.Writer) {
 	if r.Logs > 0 {
 		fmt.Fprintf(w, ", of them %d logs", r.Logs)
 	}
+	if r.Feed > 0 {
+		fmt.Fprintf(w, ", of them %d of the change feed", r.Feed)
+	}
 	fmt.Fprintln(w)
 	if r.Sample > 0 {
 		fmt.Fprintf(w, "%d files expanded and found right, %s\n", r.Expanded, sizeText(r.ExpandedBytes))

@@ -14,6 +14,7 @@ type commandLine struct {
 	Repair  repairCommand  `cmd:"" group:"care" help:"Bring damaged objects back from where their nars can be had."`
 	Backup  backupCommand  `cmd:"" group:"care" help:"Copy the catalogue while it is in use."`
 	Restore restoreCommand `cmd:"" group:"care" help:"Put a copy of the catalogue in its place."`
+	Rebuild rebuildCommand `cmd:"" group:"care" help:"Make a lost catalogue anew from the object store."`
 
 	Key     keyCommands     `cmd:"" group:"offline" help:"Make and inspect signing keys."`
 	Narinfo narinfoCommands `cmd:"" group:"offline" help:"Check and sign narinfos."`

@@ -10,6 +10,7 @@ import (
 	"narfold/herder/source"
 	"narfold/internal/catalog"
 	"narfold/internal/compress"
+	"narfold/internal/feed"
 	"narfold/internal/nar"
 	"narfold/internal/objstore"
 	"narfold/internal/publishapi"
@@ -43,7 +44,7 @@ var exitCodes = []struct {
 		nar.ErrDuplicate, nar.ErrUnsorted, nar.ErrTrailing,
 		compress.ErrCorrupt, compress.ErrTruncated,
 		objstore.ErrDigest,
-		source.ErrDamaged, catalog.ErrDamaged,
+		source.ErrDamaged, catalog.ErrDamaged, feed.ErrFormat, feed.ErrChain,
 	}},
 	{exitUnavailable, []error{
 		context.DeadlineExceeded,

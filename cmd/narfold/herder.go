@@ -128,7 +128,12 @@ func newFeed(inv *invocation, d *deployment.Deployment) (*feedserver.Server, err
 	if made != "" {
 		inv.log.Info("key of the change feed made", "public", made)
 	}
-	return feedserver.New(d.Catalogue, key, rand.Reader, inv.log)
+	s, err := feedserver.New(d.Catalogue, key, rand.Reader, inv.log)
+	if err != nil {
+		return nil, err
+	}
+	s.KeepCopies(d.Objects)
+	return s, nil
 }
 
 // configuration is what the file and the flags say together.

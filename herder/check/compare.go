@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"narfold/internal/catalog"
@@ -127,6 +128,10 @@ func (c *checker) upload(ctx context.Context, u catalog.Upload, object objstore.
 
 // stray asks about an object that is neither a file nor an upload in the listings.
 func (c *checker) stray(ctx context.Context, object objstore.Info, unknown func(context.Context, objstore.Info) error) error {
+	if strings.HasPrefix(string(object.Key), catalog.FeedPrefix) {
+		c.report.Feed++
+		return nil
+	}
 	state, err := c.Catalogue.Owner(ctx, object.Key)
 	switch {
 	case errors.Is(err, catalog.ErrNotFound):

@@ -75,6 +75,7 @@ type Report struct {
 	Objects     int64 `json:"objects"`      // in the store
 	ObjectBytes int64 `json:"object_bytes"` // as listed
 	Logs        int64 `json:"logs"`         // objects that are build logs
+	Feed        int64 `json:"feed"`         // objects that are copies of the change feed
 
 	Uploads        int64 `json:"uploads"`         // keys handed out and not part of a published item
 	UploadObjects  int64 `json:"upload_objects"`  // of these, with an object

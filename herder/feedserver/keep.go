@@ -35,6 +35,7 @@ type Server struct {
 	key       *nixkey.Secret
 	propose   string
 	log       *slog.Logger
+	copies    *copies       // nil if none are kept; Run's
 	manifests chan struct{} // has room for as many manifests as are written at once
 
 	mu      sync.Mutex
@@ -76,8 +77,12 @@ func (s *Server) Run(ctx context.Context) error {
 			s.log.Error("change feed stands still", "error", err)
 			pause = afterError
 		}
+		if err := s.copy(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			s.log.Error("the feed's copies in the object store stay behind", "error", err)
+		}
 		select {
 		case <-ctx.Done():
+			s.copyAtEnd(ctx, &seen)
 			return nil
 		case <-time.After(pause):
 		}
@@ -207,7 +212,7 @@ func (s *Server) seal(ctx context.Context) error {
 		}
 		st := p.stretch(p.sealed)
 		text, end := st.Text(), st.End()
-		packed, err := pack(text)
+		packed, err := Pack(text)
 		if err != nil {
 			return err
 		}
@@ -222,8 +227,8 @@ func (s *Server) seal(ctx context.Context) error {
 	}
 }
 
-// pack and unpack are how segments lie in the catalogue: zstd makes a third or less of them.
-func pack(text []byte) ([]byte, error) {
+// Pack and unpack are how segments lie in the catalogue: zstd makes a third or less of them.
+func Pack(text []byte) ([]byte, error) {
 	var b bytes.Buffer
 	w, err := compress.Options{Workers: 1}.NewWriter(compress.Zstd, &b)
 	if err != nil {

@@ -47,5 +47,8 @@ func ParseNarKey(k objstore.Key) (compress.Method, storepath.Base, int, error) {
 	return m, b, generation, nil
 }
 
+// FeedPrefix begins the keys of the copies of the change feed, which belong to no item.
+const FeedPrefix = "feed/"
+
 // LogKey returns the key of a build log.
 func LogKey(b storepath.Base) objstore.Key { return objstore.Key("log/" + string(b)) }

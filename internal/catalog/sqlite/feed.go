@@ -175,3 +175,48 @@ func (db *DB) FeedSegments(ctx context.Context) iter.Seq2[catalog.FeedSegment, e
 		return fs, err
 	})
 }
+
+// AdoptFeed gives a catalogue that Build has made the feed that its items were told in, which goes on where it ended: the catalogue must
+// not have had a feed, and what it counts as changes until now are records of it.
+func (db *DB) AdoptFeed(ctx context.Context, origin string, segments iter.Seq2[catalog.FeedSegment, error], tail []catalog.FeedLine) error {
+	err := db.write(ctx, func(conn *sqlite.Conn) error {
+		if n, err := scalar(conn, "SELECT (SELECT count(*) FROM feed) + (SELECT count(*) FROM feed_lines) + (SELECT count(*) FROM feed_segments)"); err != nil {
+			return err
+		} else if n > 0 {
+			return catalog.ErrPresent
+		}
+		if err := sqlitex.Execute(conn, "INSERT INTO feed(only, origin) VALUES(1, ?)", &sqlitex.ExecOptions{Args: []any{origin}}); err != nil {
+			return err
+		}
+		for f, err := range segments {
+			if err != nil {
+				return err
+			}
+			err = sqlitex.Execute(conn, "INSERT INTO feed_segments(number, last, chain, size, sha256, packed) VALUES(?, ?, ?, ?, ?, ?)",
+				&sqlitex.ExecOptions{Args: []any{f.Number, f.Last, f.Chain[:], f.Size, f.SHA256[:], f.Packed}})
+			if err != nil {
+				return err
+			}
+		}
+		for _, l := range tail {
+			err := sqlitex.Execute(conn, "INSERT INTO feed_lines(seq, chain, line) VALUES(?, ?, ?)", &sqlitex.ExecOptions{Args: []any{l.Sequence, l.Chain[:], l.Line}})
+			if err != nil {
+				return err
+			}
+		}
+		end, err := scalar(conn, feedEnd)
+		if err != nil {
+			return err
+		}
+		for _, q := range []string{"DELETE FROM changes", "DELETE FROM sqlite_sequence WHERE name = 'changes'"} {
+			if err := sqlitex.Execute(conn, q, nil); err != nil {
+				return err
+			}
+		}
+		return sqlitex.Execute(conn, "INSERT INTO sqlite_sequence(name, seq) VALUES('changes', ?)", &sqlitex.ExecOptions{Args: []any{end}})
+	})
+	if err != nil {
+		return fmt.Errorf("adopt feed %s: %w", origin, err)
+	}
+	return nil
+}

@@ -342,10 +342,11 @@ type cutting struct {
 func cutter(t *testing.T) *cutting {
 	t.Helper()
 	const socket = ".s.PGSQL.5432"
-	c := &cutting{folder: filepath.Join(server.folder, "cut")}
-	if err := os.Mkdir(c.folder, 0o700); err != nil {
+	folder, err := os.MkdirTemp(server.folder, "cut")
+	if err != nil {
 		t.Fatal(err)
 	}
+	c := &cutting{folder: folder}
 	l, err := net.Listen("unix", filepath.Join(c.folder, socket))
 	if err != nil {
 		t.Fatal(err)
@@ -476,6 +477,9 @@ func TestCloseWaitsForWhatIsUnderWay(t *testing.T) {
 func TestThePasswordIsReadFromItsFileForEachConnection(t *testing.T) {
 	name := database(t)
 	admin(t, name, "CREATE ROLE secretive LOGIN PASSWORD 'first'", "GRANT ALL ON SCHEMA public TO secretive")
+	t.Cleanup(func() {
+		admin(t, name, "DROP OWNED BY secretive", "DROP ROLE secretive")
+	})
 	url := strings.Replace(address(name), "postgres@", "secretive@", 1)
 	file := filepath.Join(t.TempDir(), "password")
 	write := func(password string) {

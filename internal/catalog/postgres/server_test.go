@@ -135,13 +135,14 @@ func address(database string) string {
 // admin runs statements in a database, each by itself.
 func admin(t testing.TB, database string, statements ...string) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), address(database))
+	ctx := context.WithoutCancel(t.Context()) // also for what is done at the end of a test
+	conn, err := pgx.Connect(ctx, address(database))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context())
+	defer conn.Close(ctx)
 	for _, s := range statements {
-		if _, err := conn.Exec(t.Context(), s); err != nil {
+		if _, err := conn.Exec(ctx, s); err != nil {
 			t.Fatalf("%s: %v", s, err)
 		}
 	}

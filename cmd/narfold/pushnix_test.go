@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -141,4 +142,34 @@ func TestNixPushesLogs(t *testing.T) {
 		t.Errorf("nix log says %q", got)
 	}
 	o.holds(item)
+}
+
+// A farm that Nix fills and empties: what it pushed in one run a fresh client has in one run, every content and signature verified
+// by Nix itself.
+func TestNixPushesAndPullsTwoThousandItems(t *testing.T) {
+	nix := nixtest.New(t)
+	_, _, dev := twoPackages(t, nix)
+	sources := t.TempDir()
+	add := []string{"--add"}
+	for i := range 2000 {
+		add = append(add, spit(t, filepath.Join(sources, fmt.Sprintf("item-%04d", i)), fmt.Appendf(nil, "contents of %d, and then some\n", i)))
+	}
+	items := append(strings.Fields(nix.Run("nix-store", add...)), dev)
+	o := newOrigin(t, nix, true, nil)
+	if err := o.nixPush(o.token(nil), "", items...); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(o.published()); n != 2003 { // dep and app came with dev
+		t.Errorf("%d items are published, want 2003", n)
+	}
+	to := t.TempDir()
+	t.Cleanup(func() { loosen(to) })
+	trust := []string{"--option", "narinfo-cache-positive-ttl", "0", "--option", "narinfo-cache-negative-ttl", "0", "--option", "require-sigs", "true", "--option", "trusted-public-keys", o.nixKey()}
+	if _, err := nix.Try("nix", append(append([]string{"copy", "--quiet", "--from", o.url, "--to", to}, trust...), items...)...); err != nil {
+		t.Fatal(err)
+	}
+	nix.Run("nix", append([]string{"store", "verify", "--quiet", "--all", "--store", to}, trust...)...)
+	if got := strings.Fields(nix.Run("nix", "path-info", "--all", "--store", to)); len(got) != 2003 {
+		t.Errorf("the client has %d items, want 2003", len(got))
+	}
 }

@@ -13,7 +13,10 @@ func Backup(ctx context.Context, cfg Config, file string) (sqlite.Contents, erro
 	if err := cfg.Validate(); err != nil {
 		return sqlite.Contents{}, err
 	}
-	if err := prepareState(cfg.State, false); err != nil {
+	if err := cfg.Catalogue.embedded(); err != nil {
+		return sqlite.Contents{}, err
+	}
+	if err := prepareState(cfg, false); err != nil {
 		return sqlite.Contents{}, err
 	}
 	return sqlite.Backup(ctx, database(cfg.State), file)
@@ -23,6 +26,9 @@ func Backup(ctx context.Context, cfg Config, file string) (sqlite.Contents, erro
 // are elsewhere than the configuration says is ErrElsewhere.
 func Restore(ctx context.Context, cfg Config, file string, replace bool) (c sqlite.Contents, replaced string, err error) {
 	if err := cfg.Validate(); err != nil {
+		return c, "", err
+	}
+	if err := cfg.Catalogue.embedded(); err != nil {
 		return c, "", err
 	}
 	if err := durable.MkdirAll(cfg.State, 0o750); err != nil {

@@ -21,11 +21,21 @@ type Config struct {
 	// DebugListen serves pprof and metrics; it must be a loopback address. Default: none.
 	DebugListen string `toml:"debug_listen"`
 
-	Objects Objects `toml:"objects"`
-	Keys    Keys    `toml:"keys"`
-	Serve   Serve   `toml:"serve"`
-	Publish Publish `toml:"publish"`
-	TLS     TLS     `toml:"tls"`
+	Catalogue Catalogue `toml:"catalogue"`
+	Objects   Objects   `toml:"objects"`
+	Keys      Keys      `toml:"keys"`
+	Serve     Serve     `toml:"serve"`
+	Publish   Publish   `toml:"publish"`
+	TLS       TLS       `toml:"tls"`
+}
+
+// Catalogue says where it is kept what is published.
+type Catalogue struct {
+	// Database is the URL of a PostgreSQL database, for herders on several hosts. Default: catalogue.db in the state folder.
+	Database string `toml:"database"`
+	// PasswordFile holds the database's password. Default: the systemd credential narfold.database, else what PostgreSQL's own
+	// programs read (PGPASSFILE).
+	PasswordFile string `toml:"password_file"`
 }
 
 // Objects says where nars are kept.

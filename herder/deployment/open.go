@@ -11,7 +11,6 @@ import (
 	"narfold/herder/publish"
 	"narfold/herder/room"
 	"narfold/internal/catalog"
-	"narfold/internal/catalog/sqlite"
 	"narfold/internal/compress"
 	"narfold/internal/durable"
 	"narfold/internal/objstore"
@@ -58,7 +57,7 @@ func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *De
 			return d, err
 		}
 	}
-	if err := prepareState(cfg.State, create); err != nil {
+	if err := prepareState(cfg, create); err != nil {
 		return d, err
 	}
 	if err := durable.MkdirAll(d.Incoming(), 0o700); err != nil {
@@ -68,7 +67,7 @@ func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *De
 		return d, err
 	}
 	d.close = append(d.close, d.spool.Close)
-	c, err := sqlite.Open(ctx, database(cfg.State))
+	c, err := openCatalogue(ctx, cfg)
 	if err != nil {
 		return d, err
 	}
@@ -96,24 +95,28 @@ func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *De
 
 // OpenCatalogue opens the catalogue alone, for what needs neither objects nor keys: a token must be revocable while the bucket is
 // away.
-func OpenCatalogue(ctx context.Context, cfg Config, create bool) (*sqlite.DB, error) {
+func OpenCatalogue(ctx context.Context, cfg Config, create bool) (catalog.Catalogue, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if err := prepareState(cfg.State, create); err != nil {
+	if err := prepareState(cfg, create); err != nil {
 		return nil, err
 	}
-	return sqlite.Open(ctx, database(cfg.State))
+	return openCatalogue(ctx, cfg)
 }
 
 func database(state string) string { return filepath.Join(state, "catalogue.db") }
 
-// prepareState makes the state folder if it may, and else insists on a catalogue in it.
-func prepareState(state string, create bool) error {
-	if db := database(state); !create && !exists(db) {
-		return fmt.Errorf("%w: %s does not exist", ErrNoState, db)
+// prepareState makes the state folder if it may, and else insists on a catalogue in it, or on the folder if the catalogue is elsewhere.
+func prepareState(cfg Config, create bool) error {
+	mark := database(cfg.State)
+	if cfg.Catalogue.Database != "" {
+		mark = cfg.State
 	}
-	if err := durable.MkdirAll(state, 0o750); err != nil {
+	if !create && !exists(mark) {
+		return fmt.Errorf("%w: %s does not exist", ErrNoState, mark)
+	}
+	if err := durable.MkdirAll(cfg.State, 0o750); err != nil {
 		return fmt.Errorf("make state folder: %w", err)
 	}
 	return nil

@@ -18,6 +18,9 @@ func OpenObjects(ctx context.Context, cfg Config, log *slog.Logger) (d *Deployme
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	if err := cfg.Catalogue.embedded(); err != nil {
+		return nil, err
+	}
 	d = &Deployment{Config: cfg, Log: log}
 	defer func() {
 		if err != nil {

@@ -39,7 +39,7 @@ func (m *mistake) Is(target error) bool { return target == ErrConfig }
 
 // Validate returns the first thing that is wrong, named by its key, or nil. It opens no files. Its errors are ErrConfig.
 func (c *Config) Validate() error {
-	for _, part := range []func() error{c.validateState, c.validateAddresses, c.validateObjects, c.Keys.validate, c.Serve.validate, c.Publish.validate, c.TLS.validate} {
+	for _, part := range []func() error{c.validateState, c.validateAddresses, c.Catalogue.validate, c.validateObjects, c.Keys.validate, c.Serve.validate, c.Publish.validate, c.TLS.validate} {
 		if err := part(); err != nil {
 			return &mistake{cause: err}
 		}

@@ -16,7 +16,7 @@ import (
 // by its bytes, whatever the database's language.
 var migrations = []string{
 	`
--- One row, by whose name a catalogue is known: the version of this schema, and the numbers that were handed out last.
+-- One row, by which a catalogue is known: the version of this schema, which no later one may rename, and the numbers handed out last.
 CREATE TABLE narfold_catalogue(single boolean PRIMARY KEY CHECK (single), version integer NOT NULL, item bigint NOT NULL, nar bigint NOT NULL, change bigint NOT NULL);
 INSERT INTO narfold_catalogue VALUES(true, 0, 0, 0, 0);
 

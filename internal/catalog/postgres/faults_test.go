@@ -75,7 +75,7 @@ func TestALostConnectionIsAnErrorAndTheNextCallWorks(t *testing.T) {
 func TestACommitWhoseAnswerIsLostIsAnErrorAndMayBeDone(t *testing.T) {
 	name := database(t)
 	cut := cutter(t)
-	db, err := Open(t.Context(), strings.Replace(address(name), "host="+strings.ReplaceAll(server.folder, "/", "%2F"), "host="+strings.ReplaceAll(cut.folder, "/", "%2F"), 1), Options{})
+	db, err := Open(t.Context(), strings.Replace(address(name), "host="+strings.ReplaceAll(server.Folder(), "/", "%2F"), "host="+strings.ReplaceAll(cut.folder, "/", "%2F"), 1), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ type cutting struct {
 func cutter(t *testing.T) *cutting {
 	t.Helper()
 	const socket = ".s.PGSQL.5432"
-	folder, err := os.MkdirTemp(server.folder, "cut")
+	folder, err := os.MkdirTemp(server.Folder(), "cut")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func cutter(t *testing.T) *cutting {
 			if err != nil {
 				return
 			}
-			server, err := net.Dial("unix", filepath.Join(server.folder, socket))
+			server, err := net.Dial("unix", filepath.Join(server.Folder(), socket))
 			if err != nil {
 				t.Error(err)
 				client.Close()

@@ -43,8 +43,14 @@ var (
 	readableDesc    = describe("catalogue_readable", "1 if the catalogue could be read just now.")
 )
 
-// Describe implements prometheus.Collector.
-func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+// Describe implements prometheus.Collector. It asks nobody: a large catalogue takes its time to be counted, and a herder is to serve
+// before that.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{requestsDesc, answersDesc, sentDesc, lentDesc, connsDesc, acceptedDesc, cutDesc, itemsDesc, waitingDesc,
+		objectBytesDesc, narBytesDesc, uploadsDesc, refusedDesc, freeDesc, reserveDesc, readableDesc} {
+		ch <- d
+	}
+}
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {

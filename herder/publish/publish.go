@@ -114,8 +114,12 @@ func (p *Publisher) spooler() *Spooler {
 // order. An error of one item is in its Result; Run fails only if it cannot go on: the context, the catalogue, the object store or
 // the spool. After such an error, run again: what was reported as published is, and the rest is taken up where it was left.
 func (p *Publisher) Run(ctx context.Context, jobs iter.Seq2[Job, error], report func(Result)) error {
+	return p.run(ctx, listed(jobs), report)
+}
+
+func (p *Publisher) run(ctx context.Context, list func(context.Context) iter.Seq2[Job, error], report func(Result)) error {
 	st := p.newStoring()
-	return p.spooler().run(ctx, jobs, stages{admit: st.admit, item: p.prepareItem, store: st.run, spooled: st.spooled,
+	return p.spooler().run(ctx, list, stages{admit: st.admit, item: p.prepareItem, store: st.run, spooled: st.spooled,
 		finish: func(ctx context.Context, order <-chan *task, b *budget) (*task, error) {
 			return p.commitAll(ctx, order, b, st, report)
 		}})

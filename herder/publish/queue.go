@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 )
@@ -29,15 +30,18 @@ func (q *Queue) Run(ctx context.Context) error {
 	defer close(q.gone)
 	for ctx.Err() == nil {
 		pending := newPending()
-		err := q.Publisher.Run(ctx, func(yield func(Job, error) bool) {
-			for {
-				select {
-				case job := <-q.jobs:
-					if !yield(pending.track(job), nil) {
+		// Those who wait are told at once when a run fails, and not when the next job comes.
+		err := q.Publisher.run(ctx, func(running context.Context) iter.Seq2[Job, error] {
+			return func(yield func(Job, error) bool) {
+				for {
+					select {
+					case job := <-q.jobs:
+						if !yield(pending.track(job), nil) {
+							return
+						}
+					case <-running.Done():
 						return
 					}
-				case <-ctx.Done():
-					return
 				}
 			}
 		}, func(Result) {})

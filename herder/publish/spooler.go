@@ -61,7 +61,7 @@ func (s *Spooled) AwaitReferences(ctx context.Context) error {
 // Run calls take for each of jobs, which must be references first: it begins with them in that order, at most parallel of them at a
 // time. The forms are there until take returns. An error of take ends the run; so does one of the spool or the context.
 func (s *Spooler) Run(ctx context.Context, jobs iter.Seq2[Job, error], parallel int, take func(context.Context, *Spooled) error) error {
-	return s.run(ctx, jobs, stages{item: s.spool, finish: func(ctx context.Context, order <-chan *task, b *budget) (*task, error) {
+	return s.run(ctx, listed(jobs), stages{item: s.spool, finish: func(ctx context.Context, order <-chan *task, b *budget) (*task, error) {
 		return hand(ctx, order, b, parallel, take)
 	}})
 }
@@ -162,8 +162,13 @@ type stages struct {
 	finish func(context.Context, <-chan *task, *budget) (*task, error)
 }
 
-// run lets workers prepare what jobs yields.
-func (s *Spooler) run(ctx context.Context, jobs iter.Seq2[Job, error], st stages) error {
+// listed is a list that does not wait for anything but its own source.
+func listed(jobs iter.Seq2[Job, error]) func(context.Context) iter.Seq2[Job, error] {
+	return func(context.Context) iter.Seq2[Job, error] { return jobs }
+}
+
+// run lets workers prepare what list yields, whose context ends when the run does, so that a list which waits for more ends with it.
+func (s *Spooler) run(ctx context.Context, list func(context.Context) iter.Seq2[Job, error], st stages) error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return fmt.Errorf("make spool: %w", err)
 	}
@@ -176,7 +181,7 @@ func (s *Spooler) run(ctx context.Context, jobs iter.Seq2[Job, error], st stages
 	)
 	g.Go(func() error {
 		defer close(listed)
-		for job, err := range jobs {
+		for job, err := range list(ctx) {
 			if err != nil {
 				return fmt.Errorf("list what to publish: %w", err)
 			}

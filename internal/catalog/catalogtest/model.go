@@ -510,4 +510,16 @@ func (m *model) compare() {
 	if len(waiting) != len(m.waiting) {
 		m.Errorf("%d items wait, want %d", len(waiting), len(m.waiting))
 	}
+	counts, err := m.c.Counts(m.Context())
+	if err != nil {
+		m.Fatal(err)
+	}
+	files := 0
+	for _, of := range m.files {
+		files += len(of)
+	}
+	if counts.Items != int64(len(m.nar)) || counts.Files != int64(files) || counts.Nars != int64(len(m.files)) || counts.Uploads != int64(len(m.uploads)) ||
+		counts.Waiting != int64(len(m.waiting)) || len(m.nar) > 0 && counts.Dirs[storepath.Guix] != counts.Items {
+		m.Errorf("counted %+v, want %d items, %d waiting, %d nars, %d files, %d uploads", counts, len(m.nar), len(m.waiting), len(m.files), files, len(m.uploads))
+	}
 }

@@ -28,7 +28,7 @@ import (
 // catalogue already, and with a *BuildError if an item cannot be part of one; then, and with any other error, nothing is at path.
 //
 // It is some times as fast as Publish, since nobody sees the file before it is whole: nothing is logged, references are looked up in
-// memory (60 bytes for each item while it runs), and indexes are made at the end.
+// memory, and indexes are made at the end. While it runs it takes up to 900 bytes of memory for each of a million items.
 func Build(ctx context.Context, path string, items iter.Seq2[catalog.Publication, error]) (n int64, err error) {
 	defer func() {
 		if err != nil {
@@ -79,7 +79,7 @@ func build(ctx context.Context, path string, items iter.Seq2[catalog.Publication
 		return 0, mapError(err)
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	if err := configure(conn, "journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE", "cache_size = -262144", "temp_store = MEMORY"); err != nil {
+	if err := configure(conn, "journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE", "cache_size = -65536", "temp_store = MEMORY"); err != nil {
 		return 0, err
 	}
 	if err := sqlitex.ExecuteScript(conn, tables, nil); err != nil {
@@ -97,7 +97,8 @@ func build(ctx context.Context, path string, items iter.Seq2[catalog.Publication
 	if err := sqlitex.ExecuteTransient(conn, "COMMIT", nil); err != nil {
 		return 0, mapError(err)
 	}
-	script := fmt.Sprintf("%s; PRAGMA user_version = %d; PRAGMA application_id = %d;", indexes, firstSchema, applicationID)
+	b.ids, b.nars = nil, nil // the indexes want the memory
+	script := fmt.Sprintf("%s %s PRAGMA user_version = %d; PRAGMA application_id = %d;", indexes, countAll, firstSchema, applicationID)
 	if err := sqlitex.ExecuteScript(conn, script, nil); err != nil {
 		return 0, mapError(err)
 	}

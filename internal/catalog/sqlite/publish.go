@@ -124,6 +124,9 @@ func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.
 				break
 			}
 		}
+		if err := t.addSums(); err != nil {
+			return err
+		}
 		for _, i := range undecided {
 			// Asked again, since an item that waits does not make the one that needs it live.
 			if ps[i].Wait {
@@ -150,6 +153,7 @@ type publishing struct {
 	transaction
 	now  time.Time
 	live map[storepath.HashPart]int64 // ids already looked up or handed out
+	sums sums
 	// waiting is whether anything waits; mostly nothing does, and then nobody is asked for.
 	waiting bool
 }
@@ -255,6 +259,7 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 			if err := put(t.conn, nar, f, id, p.Path.Base); err != nil {
 				return out, err
 			}
+			t.sums.file(f.Size)
 		}
 		if len(lacking) > 0 {
 			return out, t.change(catalog.ChangeFilesAdded, id)
@@ -293,10 +298,15 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 	}
 	id = t.conn.LastInsertRowID()
 	t.live[p.Path.HashPart()] = id
+	t.sums.item(dir)
+	if len(have) == 0 {
+		t.sums.nar(p.NarSize)
+	}
 	for _, f := range lacking {
 		if err := put(t.conn, nar, f, id, p.Path.Base); err != nil {
 			return out, err
 		}
+		t.sums.file(f.Size)
 	}
 	packed, err := t.pack(p, id)
 	if err != nil {

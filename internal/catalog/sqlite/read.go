@@ -152,8 +152,8 @@ func (db *DB) EachHashPart(ctx context.Context, after int64, f func([20]byte)) (
 func (db *DB) Counts(ctx context.Context) (c catalog.Counts, err error) {
 	c.Dirs = make(map[storepath.Dir]int64)
 	err = db.read(ctx, func(conn *sqlite.Conn) error {
-		err := sqlitex.Execute(conn, `SELECT (SELECT count(*) FROM items), (SELECT count(*) FROM waiting), (SELECT count(*) FROM nars), (SELECT coalesce(sum(size), 0) FROM nars),
-			(SELECT count(*) FROM files), (SELECT coalesce(sum(size), 0) FROM files), (SELECT count(*) FROM uploads)`, &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
+		err := sqlitex.Execute(conn, `SELECT (SELECT coalesce(sum(items), 0) FROM sums), (SELECT count(*) FROM waiting), nars, nar_bytes, files, bytes,
+			(SELECT count(*) FROM uploads) FROM narsums`, &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
 			c.Items, c.Waiting, c.Nars, c.NarBytes = s.ColumnInt64(0), s.ColumnInt64(1), s.ColumnInt64(2), s.ColumnInt64(3)
 			c.Files, c.Bytes, c.Uploads = s.ColumnInt64(4), s.ColumnInt64(5), s.ColumnInt64(6)
 			return nil
@@ -161,7 +161,7 @@ func (db *DB) Counts(ctx context.Context) (c catalog.Counts, err error) {
 		if err != nil {
 			return err
 		}
-		return sqlitex.Execute(conn, "SELECT texts.text, n FROM (SELECT dir, count(*) AS n FROM items GROUP BY dir) JOIN texts ON texts.id = dir", &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
+		return sqlitex.Execute(conn, "SELECT texts.text, items FROM sums JOIN texts ON texts.id = dir", &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
 			c.Dirs[storepath.Dir(s.ColumnText(0))] = s.ColumnInt64(1)
 			return nil
 		}})

@@ -43,10 +43,17 @@ func (db *DB) Replace(ctx context.Context, old objstore.Key, f catalog.File) err
 				owner, of = items[i].Sequence, b
 			}
 		}
+		size, err := scalar(conn, "SELECT size FROM files WHERE nar = ? AND method = ?", r.nar, r.method)
+		if err != nil {
+			return err
+		}
 		if err := put(conn, r.nar, f, owner, of); err != nil {
 			return err
 		}
 		if err := t.repack(r.nar, items); err != nil {
+			return err
+		}
+		if err := sqlitex.Execute(conn, "UPDATE narsums SET bytes = bytes + ?", &sqlitex.ExecOptions{Args: []any{f.Size - size}}); err != nil {
 			return err
 		}
 		now := time.Now().UnixMilli()

@@ -63,6 +63,11 @@ CREATE TABLE files(
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX files_by_key ON files(key) WHERE key IS NOT NULL;
 
+-- Sums over the tables above, which take seconds to count when they are large: of items by store directory, of nars and files in one row.
+CREATE TABLE sums(dir INTEGER PRIMARY KEY REFERENCES texts(id), items INTEGER NOT NULL);
+CREATE TABLE narsums(only INTEGER PRIMARY KEY CHECK (only = 1), nars INTEGER NOT NULL, nar_bytes INTEGER NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL);
+INSERT INTO narsums VALUES(1, 0, 0, 0, 0);
+
 -- Keys handed out for objects that no published item uses yet. state 1: being cleaned up.
 CREATE TABLE uploads(key TEXT NOT NULL PRIMARY KEY, since INTEGER NOT NULL, state INTEGER NOT NULL DEFAULT 0, item TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
 

@@ -105,13 +105,7 @@ func fullDisk(t *testing.T, dir string) {
 	last := d.parcels("last", 1, 100<<10)
 	pushCache, lastCache := d.cache(pushed), d.cache(last)
 
-	small, spooled, slow, strays := d.parcels("small", 60, 2<<10), d.parcels("spooled", 1, 1<<20)[0], d.parcels("slow", few+1, 300<<10), d.parcels("stray", 1, 1<<10)
-	straying, stopStraying := context.WithCancel(t.Context())
-	stray := make(chan struct{})
-	go func() {
-		defer close(stray)
-		d.stray(straying, strays[0])
-	}()
+	small, spooled, slow := d.parcels("small", 60, 2<<10), d.parcels("spooled", 1, 1<<20)[0], d.parcels("slow", few+1, 300<<10)
 	d.fullToTheLastByte(small, spooled)
 	d.fewAtATime(filepath.Join(state, "incoming"), slow)
 
@@ -133,8 +127,6 @@ func fullDisk(t *testing.T, dir string) {
 	d.waitForRoom(lastCache)
 	stopReading()
 	readers.Wait()
-	stopStraying()
-	<-stray
 	d.mu.Lock()
 	d.acked = append(d.acked, last...)
 	d.mu.Unlock()
@@ -354,27 +346,6 @@ func (d *smallDisk) fewAtATime(incoming string, slow []parcel) {
 	for _, p := range slow {
 		if status, said := d.putNarinfo(p); status != http.StatusCreated {
 			d.Errorf("narinfo of %s: status %d, %+v", p.path, status, said)
-		}
-	}
-}
-
-// stray puts the narinfo of a nar that never comes, all the time and without waiting for the answers: somebody always comes, and
-// those whose publication has failed since there was no room are told at the latest then.
-func (d *smallDisk) stray(ctx context.Context, p parcel) {
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	var asked sync.WaitGroup
-	defer asked.Wait()
-	for {
-		select {
-		case <-tick.C:
-			asked.Go(func() {
-				if status, _ := d.put("/"+string(p.path.HashPart())+".narinfo", p.narinfo); status == http.StatusCreated {
-					d.Errorf("%s was acknowledged without its nar", p.path)
-				}
-			})
-		case <-ctx.Done():
-			return
 		}
 	}
 }

@@ -162,8 +162,8 @@ func (db *DB) references(conn *sqlite.Conn, id int64, packed []byte) (refs []sto
 	return refs, nil
 }
 
-// mostNames bounds the memory for names, some 100 bytes for each.
-const mostNames = 1 << 16
+// mostNames bounds the memory for names, some 100 bytes for each: 26 MB.
+const mostNames = 1 << 18
 
 // names remembers the base names of items that were referenced lately. Most references are to few items, and no id is ever given to
 // another item.

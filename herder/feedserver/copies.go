@@ -47,7 +47,6 @@ type Store interface {
 // copies knows what is in the object store.
 type copies struct {
 	store   Store
-	origin  string
 	segment int64      // the last that is there
 	end     feed.Point // that the head stands for
 	known   bool

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"narfold/herder/check"
 	"narfold/herder/repair"
 	"narfold/internal/compress"
 	"narfold/internal/digest"
@@ -158,7 +159,11 @@ func TestARunningHerderServesWhatTookAnotherPlace(t *testing.T) {
 	}
 	with := []string{"--state", state, "--older-than", "0s"}
 	checked(t, exitDone, []string{"removed: 1 abandoned uploads", "all is well"}, append(with, "--remove-abandoned")...)
-	checked(t, exitDone, []string{"1 published items with 1 files", "; 1 objects", "all is well"}, append(with, "--deep", "--quiet")...)
+	var report check.Report
+	text := checked(t, exitDone, nil, append(with, "--deep", "--quiet", "--json")...)
+	if err := json.Unmarshal([]byte(text), &report); err != nil || report.Items != 1 || report.Files != 1 || report.Objects-report.Feed != 1 {
+		t.Errorf("%v: %s", err, text) // nothing but the nar, and the herder's copies of its feed
+	}
 	if got := get(t, nar); got.body != r.body {
 		t.Errorf("after the old object was removed: %d", got.status)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"html"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -73,7 +74,7 @@ func TestTheBucketsCredentialsComeFromTheServiceManager(t *testing.T) {
 	must(t, nil, "key", "generate", "--dialect", "nix", "--name", "vault-1", "--secret", filepath.Join(credentials, "narfold.nix-key"), "--public", filepath.Join(credentials, "public"))
 	file, _ := configFile(t, fmt.Sprintf("[objects]\nendpoint = %q\nbucket = %q\nregion = %q\n", server.Endpoint, server.Bucket, server.Region))
 	s := startService(t, serviceOptions{args: []string{"--config", file}, env: []string{"CREDENTIALS_DIRECTORY=" + credentials}})
-	if r := get(t, s.url()+"/"); !strings.Contains(r.body, strings.TrimSpace(string(slurp(t, filepath.Join(credentials, "public"))))) {
+	if r := get(t, s.url()+"/"); !strings.Contains(html.UnescapeString(r.body), strings.TrimSpace(string(slurp(t, filepath.Join(credentials, "public"))))) {
 		t.Errorf("the page for people does not show the key: %d %s", r.status, r.body)
 	}
 	if code := s.stop(); code != 0 {

@@ -50,12 +50,9 @@ func Open(ctx context.Context, cfg Config, create bool, log *slog.Logger) (d *De
 			d = nil
 		}
 	}()
-	bucket := cfg.Objects.bucket()
-	if cfg.Objects.Endpoint != "" {
-		// A mistake in the configuration is told before anything is made.
-		if bucket.AccessKey, bucket.SecretKey, err = d.accessKeys(); err != nil {
-			return d, err
-		}
+	bucket, err := d.bucket() // a mistake in the configuration is told before anything is made
+	if err != nil {
+		return d, err
 	}
 	if err := prepareState(cfg, create); err != nil {
 		return d, err
@@ -131,6 +128,15 @@ func (d *Deployment) Close() error {
 		d.close = d.close[:last]
 	}
 	return errors.Join(errs...)
+}
+
+// bucket returns how the bucket is reached, with its credentials, if there is one.
+func (d *Deployment) bucket() (c s3.Config, err error) {
+	c = d.Config.Objects.bucket()
+	if d.Config.Objects.Endpoint != "" {
+		c.AccessKey, c.SecretKey, err = d.accessKeys()
+	}
+	return c, err
 }
 
 func (d *Deployment) openObjects(ctx context.Context, bucket s3.Config) error {

@@ -28,11 +28,9 @@ func OpenObjects(ctx context.Context, cfg Config, log *slog.Logger) (d *Deployme
 			d = nil
 		}
 	}()
-	bucket := cfg.Objects.bucket()
-	if cfg.Objects.Endpoint != "" {
-		if bucket.AccessKey, bucket.SecretKey, err = d.accessKeys(); err != nil {
-			return d, err
-		}
+	bucket, err := d.bucket()
+	if err != nil {
+		return d, err
 	}
 	if err := durable.MkdirAll(cfg.State, 0o750); err != nil {
 		return d, fmt.Errorf("make state folder: %w", err)

@@ -14,7 +14,10 @@ import (
 const (
 	// batchItems and batchBytes bound what becomes visible at once: enough that the flushes of disk and catalogue cost little for
 	// each, few enough that an interruption repeats little.
-	batchItems = 500
+	batchItems = 1000
+	// lastItems is the size of the batches at the end: a batch is at most half of what is left, because while the last one is
+	// published nothing else is left to do.
+	lastItems = 128
 	batchBytes = 256 << 20
 	// linger is how long a batch that is ready waits for the nar after it, which is under way: small nars are ready within less, and
 	// each batch costs two flushes, which take as long as some dozens of small nars.
@@ -87,7 +90,7 @@ func gather(ctx context.Context, order <-chan *task, first *task) (batch []*task
 	patience := time.NewTimer(linger)
 	defer patience.Stop()
 	bytes := int64(0)
-	for next != nil && len(batch) < batchItems && bytes < batchBytes && next.readyBy(ctx, patience.C) {
+	for next != nil && len(batch) < batchSize(len(batch)+1+len(order)) && bytes < batchBytes && next.readyBy(ctx, patience.C) {
 		batch = append(batch, next)
 		bytes += next.spooled
 		next = nil
@@ -101,6 +104,9 @@ func gather(ctx context.Context, order <-chan *task, first *task) (batch []*task
 	}
 	return batch, next, nil
 }
+
+// batchSize returns how many of the tasks that are left, as far as is known, make a batch.
+func batchSize(left int) int { return min(max(left/2, lastItems), batchItems) }
 
 // publishable returns the tasks of a batch whose items are not there yet and have nothing wrong with them.
 func publishable(batch []*task) (good []*task) {

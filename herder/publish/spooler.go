@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -150,9 +151,16 @@ func (s *Spooler) compressions() []compress.Method {
 // while the catalogue is busy with what is published, and four times as many not yet committed.
 const ahead = 500
 
+// While enough tasks wait for a worker, for some milliseconds of small nars, those that are listed are collected, and admitted
+// together: each transaction of the catalogue costs a flush. Whether there still are enough is asked again after lookAgain.
+const (
+	enough    = 64
+	lookAgain = time.Millisecond
+)
+
 // stages are what run does with each task, and after it.
 type stages struct {
-	// admit is told of tasks before they are begun, as many at a time as have been listed while it was busy. May be nil.
+	// admit is told of tasks before they are begun, as many at a time as have been listed while there was enough to do. May be nil.
 	admit func(context.Context, []*task) error
 	item  func(context.Context, *task) error // prepares it
 	// store is run beside, and takes what has been spooled until the channel is closed; it closes done of each. Nil: nothing is stored.
@@ -197,7 +205,7 @@ func (s *Spooler) run(ctx context.Context, list func(context.Context) iter.Seq2[
 		defer close(queue)
 		defer close(order)
 		for {
-			group, err := waiting(ctx, listed)
+			group, err := waiting(ctx, listed, func() bool { return len(queue) >= enough })
 			if err != nil || len(group) == 0 {
 				return err
 			}
@@ -267,26 +275,33 @@ func (s *Spooler) run(ctx context.Context, list func(context.Context) iter.Seq2[
 	return err
 }
 
-// waiting waits for a task of c, and returns it with those that have come after it, at most a batch. None is the end.
-func waiting(ctx context.Context, c <-chan *task) (group []*task, err error) {
-	select {
-	case t, ok := <-c:
-		if !ok {
-			return nil, nil
-		}
-		group = append(group, t)
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+// waiting waits for a task of c, and returns it with those that come after it as long as the workers have enough to do, at most a
+// batch. None is the end.
+func waiting(ctx context.Context, c <-chan *task, enough func() bool) (group []*task, err error) {
+	var again *time.Timer
 	for len(group) < ahead {
+		if len(group) > 0 && len(c) == 0 && !enough() {
+			return group, nil
+		}
+		var look <-chan time.Time
+		if len(group) > 0 {
+			if again == nil {
+				again = time.NewTimer(lookAgain)
+				defer again.Stop()
+			} else {
+				again.Reset(lookAgain)
+			}
+			look = again.C
+		}
 		select {
 		case t, ok := <-c:
 			if !ok {
 				return group, nil
 			}
 			group = append(group, t)
-		default:
-			return group, nil
+		case <-look:
+		case <-ctx.Done():
+			return group, context.Cause(ctx)
 		}
 	}
 	return group, nil

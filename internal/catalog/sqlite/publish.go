@@ -314,8 +314,10 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 	if err := sqlitex.Execute(t.conn, "INSERT INTO refs(id, refs) VALUES(?, ?)", &sqlitex.ExecOptions{Args: []any{id, packed}}); err != nil {
 		return out, err
 	}
-	if err := t.forget(hash[:]); err != nil {
-		return out, err
+	if t.waiting {
+		if err := t.forget(hash[:]); err != nil {
+			return out, err
+		}
 	}
 	return out, t.change(catalog.ChangePublished, id)
 }

@@ -106,8 +106,8 @@ func fileRow(conn *sqlite.Conn, k objstore.Key) (r row, found bool, err error) {
 	return r, found, err
 }
 
-// put adds a file of a nar, or puts it in the place of the one with its compression. Its key is recorded in full only if it is not one
-// of owner, an item that has the nar.
+// put adds a file of a nar, which has none with its compression: a statement that may replace a row writes down what it changes, which is
+// most of its cost. The key is recorded in full only if it is not one of owner, an item that has the nar.
 func put(conn *sqlite.Conn, nar int64, f catalog.File, owner int64, of storepath.Base) error {
 	method, err := methodNumber(f.Compression)
 	if err != nil {
@@ -117,7 +117,7 @@ func put(conn *sqlite.Conn, nar int64, f catalog.File, owner int64, of storepath
 	if m, b, generation, err := catalog.ParseNarKey(f.Key); err == nil && m == f.Compression && b == of {
 		args[5], args[6], args[7] = owner, int64(generation), nil
 	}
-	return sqlitex.Execute(conn, "INSERT OR REPLACE INTO files(nar, method, size, sha256, verified, owner, generation, key) VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+	return sqlitex.Execute(conn, "INSERT INTO files(nar, method, size, sha256, verified, owner, generation, key) VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
 		&sqlitex.ExecOptions{Args: args})
 }
 

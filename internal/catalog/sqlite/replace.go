@@ -47,6 +47,9 @@ func (db *DB) Replace(ctx context.Context, old objstore.Key, f catalog.File) err
 		if err != nil {
 			return err
 		}
+		if err := sqlitex.Execute(conn, "DELETE FROM files WHERE nar = ? AND method = ?", &sqlitex.ExecOptions{Args: []any{r.nar, r.method}}); err != nil {
+			return err
+		}
 		if err := put(conn, r.nar, f, owner, of); err != nil {
 			return err
 		}

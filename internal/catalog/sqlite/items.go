@@ -127,19 +127,34 @@ func factsWith(it *catalog.Item, files []catalog.File) compact.Facts {
 
 // split makes the two columns in which the narinfo of an item with these files is kept.
 func (t *transaction) split(it *catalog.Item, files []catalog.File) (template any, own []byte, err error) {
-	facts := factsWith(it, files)
-	text, own, ok := compact.Split(it.Narinfo, facts)
-	if !ok {
+	return t.keep(it, splitWith(it, files))
+}
+
+// split is what compact.Split returned.
+type split struct {
+	template string
+	own      []byte
+	ok       bool
+}
+
+func splitWith(it *catalog.Item, files []catalog.File) (s split) {
+	s.template, s.own, s.ok = compact.Split(it.Narinfo, factsWith(it, files))
+	return s
+}
+
+// keep returns the columns of an item's row in which its narinfo is kept.
+func (t *transaction) keep(it *catalog.Item, s split) (template any, own []byte, err error) {
+	if !s.ok {
 		return nil, it.Narinfo, nil
 	}
-	id, err := t.number(text, true)
+	id, err := t.number(s.template, true)
 	if err != nil {
 		return nil, nil, err
 	}
 	if id == 0 {
 		return nil, it.Narinfo, nil
 	}
-	return id, own, nil
+	return id, s.own, nil
 }
 
 // references returns the items with the packed distances from the id of an item, ascending by name.

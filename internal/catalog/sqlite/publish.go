@@ -89,8 +89,10 @@ func lastGeneration(conn *sqlite.Conn, w catalog.Want) (last int, err error) {
 // Publish implements catalog.Publisher.
 func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.Outcome, error) {
 	var outcomes []catalog.Outcome
+	beside := splitAll(ps)
+	defer beside.stop()
 	err := db.write(ctx, func(conn *sqlite.Conn) error {
-		t := &publishing{transaction: transaction{db: db, conn: conn}, now: time.Now().UTC(), live: make(map[storepath.HashPart]int64)}
+		t := &publishing{transaction: transaction{db: db, conn: conn}, now: time.Now().UTC(), live: make(map[storepath.HashPart]int64), splits: beside}
 		waiting, err := scalar(conn, "SELECT EXISTS (SELECT 1 FROM waiting)")
 		if err != nil {
 			return err
@@ -153,6 +155,7 @@ type publishing struct {
 	now  time.Time
 	live map[storepath.HashPart]int64 // ids already looked up or handed out
 	sums sums
+	splits *splits
 	// waiting is whether anything waits; mostly nothing does, and then nobody is asked for.
 	waiting bool
 }
@@ -278,7 +281,13 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 	if len(have)+len(lacking) == 0 {
 		return out, errNoFile
 	}
-	template, own, err := t.split(&p.Item, append(have, lacking...))
+	var template any
+	var own []byte
+	if s, ok := t.splits.of(p, have, lacking); ok {
+		template, own, err = t.keep(&p.Item, s)
+	} else {
+		template, own, err = t.split(&p.Item, append(have, lacking...))
+	}
 	if err != nil {
 		return out, err
 	}

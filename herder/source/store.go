@@ -238,10 +238,11 @@ func (s *store) named(ctx context.Context, l *rows) error {
 	}
 	return s.db.View(ctx, func(v *nixdb.View) error {
 		for node := 0; node < len(l.ids); node++ {
-			refs, err := v.References(l.ids[node])
+			refs, size, err := v.Edges(l.ids[node])
 			if err != nil {
 				return err
 			}
+			l.bytes += size
 			var row []uint32
 			for _, id := range refs {
 				if s.opt.Closure {
@@ -251,11 +252,6 @@ func (s *store) named(ctx context.Context, l *rows) error {
 				}
 			}
 			l.graph.set(uint32(node), row)
-			size, err := v.NarSize(l.ids[node])
-			if err != nil {
-				return err
-			}
-			l.bytes += size
 		}
 		return nil
 	})

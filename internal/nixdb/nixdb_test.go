@@ -108,13 +108,12 @@ func same(t *testing.T, db *DB, want ...Item) {
 			t.Errorf("item\n     %+v, %v\nwant %+v", got, err, w)
 		}
 	}
-	refs, err := db.References(t.Context(), 1)
-	if err != nil || !slices.Equal(refs, []int64{1, 2}) {
-		t.Errorf("references %v, %v", refs, err)
+	if refs := edgesOf(t, db, 1); !slices.Equal(refs, []int64{1, 2}) {
+		t.Errorf("references %v", refs)
 	}
 	var nodes []Node
 	var edges []string
-	err = db.Snapshot(t.Context(), func(n Node) error { nodes = append(nodes, n); return nil },
+	err := db.Snapshot(t.Context(), func(n Node) error { nodes = append(nodes, n); return nil },
 		func(from, to int64) error { edges = append(edges, fmt.Sprint(from, to)); return nil })
 	if err != nil || !slices.Equal(nodes, []Node{{1, 120, false}, {2, 0, true}}) || !slices.Equal(edges, []string{"1 1", "1 2"}) {
 		t.Errorf("snapshot %v %v, %v", nodes, edges, err)
@@ -156,8 +155,8 @@ func TestASnapshotIsOfOneMomentWhileAWriterGoesOn(t *testing.T) {
 	if err != nil || nodes != 1 || edges != 0 {
 		t.Errorf("%d nodes and %d edges, %v", nodes, edges, err)
 	}
-	if refs, err := db.References(t.Context(), 1); err != nil || len(refs) != 1 {
-		t.Errorf("afterwards %v, %v", refs, err)
+	if refs := edgesOf(t, db, 1); len(refs) != 1 {
+		t.Errorf("afterwards %v", refs)
 	}
 }
 

@@ -38,41 +38,23 @@ func (v *View) explain(err error) error {
 	return explain(v.db.path, err)
 }
 
-// References returns the IDs of what the item with the given ID references, ascending.
-func (db *DB) References(ctx context.Context, id int64) (refs []int64, err error) {
-	err = db.View(ctx, func(v *View) (err error) {
-		refs, err = v.References(id)
-		return err
-	})
-	return refs, err
-}
-
-// References returns the IDs of what the item with the given ID references, ascending.
-func (v *View) References(id int64) (refs []int64, err error) {
-	err = sqlitex.Execute(v.conn, "SELECT reference FROM Refs WHERE referrer = ?1 ORDER BY reference", &sqlitex.ExecOptions{
+// Edges returns the IDs of what an item references, in no particular order, and the bytes of its nar, or 0 if they are not recorded. Of an
+// item that has been collected there is neither.
+func (v *View) Edges(id int64) (refs []int64, narSize int64, err error) {
+	// One statement for both: each costs more than what it finds.
+	err = sqlitex.Execute(v.conn, "SELECT p.narSize, r.reference FROM ValidPaths p LEFT JOIN Refs r ON r.referrer = p.id WHERE p.id = ?1", &sqlitex.ExecOptions{
 		Args: []any{id},
 		ResultFunc: func(stmt *sqlite.Stmt) error {
-			refs = append(refs, stmt.ColumnInt64(0))
+			narSize = max(0, stmt.ColumnInt64(0))
+			if !stmt.ColumnIsNull(1) {
+				refs = append(refs, stmt.ColumnInt64(1))
+			}
 			return nil
 		}})
 	if err != nil {
-		return nil, fmt.Errorf("read references from %s: %w", v.db.path, v.explain(err))
+		return nil, 0, fmt.Errorf("read references of valid path %d from %s: %w", id, v.db.path, v.explain(err))
 	}
-	return refs, nil
-}
-
-// NarSize returns the bytes of an item's nar, or 0 if they are not recorded or the item has been collected.
-func (v *View) NarSize(id int64) (size int64, err error) {
-	err = sqlitex.Execute(v.conn, "SELECT narSize FROM ValidPaths WHERE id = ?1", &sqlitex.ExecOptions{
-		Args: []any{id},
-		ResultFunc: func(stmt *sqlite.Stmt) error {
-			size = max(0, stmt.ColumnInt64(0))
-			return nil
-		}})
-	if err != nil {
-		return 0, fmt.Errorf("read size of valid path %d from %s: %w", id, v.db.path, v.explain(err))
-	}
-	return size, nil
+	return refs, narSize, nil
 }
 
 // Item returns the item with the given ID. It is ErrNotFound if it has been collected since its ID was learned.

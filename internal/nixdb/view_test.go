@@ -21,10 +21,10 @@ func TestAViewIsOfOneMomentWhileAWriterGoesOn(t *testing.T) {
 			if _, err := v.Item(2); !errors.Is(err, want) {
 				t.Errorf("an item that came meanwhile: %v, want %v", err, want)
 			}
-			if size, err := v.NarSize(2); size != wantSize || err != nil {
+			if _, size, err := v.Edges(2); size != wantSize || err != nil {
 				t.Errorf("size %d, %v, want %d", size, err, wantSize)
 			}
-			refs, err := v.References(1)
+			refs, _, err := v.Edges(1)
 			if !slices.Equal(refs, wantRefs) {
 				t.Errorf("references %v, want %v", refs, wantRefs)
 			}
@@ -61,4 +61,18 @@ func TestWhatADatabaseCannotAnswerIsExplainedWithinAView(t *testing.T) {
 	if err == nil || errors.Is(err, ErrNotFound) {
 		t.Errorf("without its references an item is %v", err)
 	}
+}
+
+// edgesOf returns the references of an item, ascending.
+func edgesOf(t *testing.T, db *DB, id int64) (refs []int64) {
+	t.Helper()
+	err := db.View(t.Context(), func(v *View) (err error) {
+		refs, _, err = v.Edges(id)
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	slices.Sort(refs)
+	return refs
 }

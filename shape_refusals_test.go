@@ -83,7 +83,7 @@ func TestABadShapeIsComplainedOf(t *testing.T) {
 		{"a library outside its home", "internal/objstore/mem/m.go", source("mem", "github.com/minio/minio-go/v7"),
 			[]string{"internal/objstore/mem/m.go:3: import of github.com/minio/minio-go/v7 outside its home: only internal/objstore/s3 may"}},
 		{"a database outside its homes", "herder/h.go", source("herder", "zombiezen.com/go/sqlite"),
-			[]string{"herder/h.go:3: import of zombiezen.com/go/sqlite outside its home: only internal/catalog/sqlite, internal/catalog/catalogbench, internal/nixdb may"}},
+			[]string{"herder/h.go:3: import of zombiezen.com/go/sqlite outside its home: only internal/catalog/sqlite, internal/catalog/catalogbench, internal/nixdb, internal/narinfodb may"}},
 		{"a compressor in a test outside its home", "internal/nar/n_test.go", "package nar\nimport \"github.com/klauspost/compress/zstd\"\n",
 			[]string{"internal/nar/n_test.go:2: import of github.com/klauspost/compress/zstd outside its home"}},
 		{"a library without a home", "gc/gc.go", source("gc", "github.com/sirupsen/logrus"),

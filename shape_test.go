@@ -49,6 +49,7 @@ var floors = map[string]int{
 	"internal/publishapi": 2,
 	"internal/sysd":       1,
 	"internal/nixdb":      2,
+	"internal/narinfodb":  2,
 
 	"coordinator": roleFloor,
 	"agent":       roleFloor,
@@ -77,7 +78,7 @@ var (
 var homes = map[string][]string{
 	"github.com/minio/minio-go": {"internal/objstore/s3"},
 
-	"zombiezen.com/go/sqlite": {"internal/catalog/sqlite", "internal/catalog/catalogbench", "internal/nixdb"},
+	"zombiezen.com/go/sqlite": {"internal/catalog/sqlite", "internal/catalog/catalogbench", "internal/nixdb", "internal/narinfodb"},
 	"modernc.org/libc":        {"internal/catalog/sqlite"},
 	"github.com/jackc/pgx":    {"internal/catalog/postgres"},
 

@@ -26,8 +26,8 @@ type importCommand struct {
 // Help is shown by --help.
 func (importCommand) Help() string {
 	return `A SOURCE is a binary cache as "nix copy --to" writes it (a directory, file://, http(s):// or s3://bucket/prefix?endpoint=...), the
-cache directory of "guix publish", a store directory such as /gnu/store or /nix/store, store items, or a narinfo with its nar
-beside it. Every nar is expanded and hashed before it is published; an item is published when all its references are. What is
+cache directory of "guix publish", the database of a nar-herder with --nars, a store directory such as /gnu/store or /nix/store,
+store items, or a narinfo with its nar beside it. Every nar is expanded and hashed before it is published; an item is published when all its references are. What is
 there already is not read again, so that an import that was interrupted is simply run again. It ends before it would use up
 the room that publish.reserve of the configuration keeps free on the disk, 1 GiB.
 
@@ -40,6 +40,7 @@ Examples:
   narfold import --state /var/lib/narfold --closure /nix/store/...-hello-2.12.1
   narfold import --state /var/lib/narfold --key cache.pub file:///srv/cache
   narfold import --state /var/lib/narfold --key farm.pub --closure --item 7rjj5n... https://cache.example.org
+  narfold import --state /var/lib/narfold --key farm.pub --nars /srv/nars /var/lib/nar-herder/nar_herder.db
   narfold import --config narfold.toml /gnu/store`
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -28,6 +29,7 @@ type sourceFlags struct {
 	Level       string   `enum:"fastest,default,best," default:"" placeholder:"LEVEL" help:"How hard to compress: fastest, default or best."`
 	Real        string   `placeholder:"DIR" help:"Where a store's files really are, if not in its store directory."`
 	Database    string   `placeholder:"FILE" help:"A store's database, if not in its usual place."`
+	Nars        string   `placeholder:"DIR" help:"Where the nars of a nar-herder's database are: a directory or a URL."`
 	Scan        bool     `name:"scan-references" help:"A store has no database: find references by reading its files."`
 	Workers     int      `placeholder:"N" help:"How many nars are read and compressed at once. Default: one for each processor."`
 	Source      []string `arg:"" help:"What to take from."`
@@ -50,11 +52,15 @@ var levels = map[string]compress.Level{"fastest": compress.Fastest, "default": c
 
 // open opens the sources. The caller closes them when nothing is read from them any more.
 func (f *sourceFlags) open(ctx context.Context, inv *invocation, spool string, sign bool, refused func(item string, err error)) ([]source.Source, error) {
-	return source.OpenAll(ctx, f.Source, source.Options{
+	sources, err := source.OpenAll(ctx, f.Source, source.Options{
 		Items: f.Item, Closure: f.Closure, Derivations: f.Derivations, StorePaths: f.StorePaths,
-		Real: f.Real, State: os.Getenv("NIX_STATE_DIR"), Database: f.Database, ScanReferences: f.Scan,
+		Nars: f.Nars, Real: f.Real, State: os.Getenv("NIX_STATE_DIR"), Database: f.Database, ScanReferences: f.Scan,
 		Bucket: openBucket, Spool: spool, Sign: sign, Log: inv.log, Refused: refused,
 	})
+	if errors.Is(err, source.ErrNoNars) {
+		return nil, hint(err, "--nars DIR, the folder in which the nars lie as their narinfos' URLs say (a nar-herder's --storage), or the URL of its server")
+	}
+	return sources, err
 }
 
 // jobs lists what s has, and tells how much it is as soon as that is known.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"narfold/herder/publish"
@@ -40,7 +41,7 @@ func chooseForms(ctx context.Context, n *narinfo.Narinfo, t tree) ([]publish.Sou
 			why = errors.Join(why, fmt.Errorf("%s: %w", f.URL, err))
 			continue
 		}
-		forms = append(forms, publish.Source{Compression: m, Open: open, Keep: m.Writable()})
+		forms = append(forms, publish.Source{Compression: m, Open: bounded(open, n.NarSize), Keep: m.Writable()})
 		files = append(files, f)
 	}
 	switch {
@@ -64,4 +65,30 @@ func chooseForms(ctx context.Context, n *narinfo.Narinfo, t tree) ([]publish.Sou
 		return forms[:1], nil // whose Open tells what is missing
 	}
 	return there, nil
+}
+
+// bounded ends what open gives with ErrDamaged where it has more bytes than any compression makes of a nar with narSize: a body
+// without an end would fill the disk before its hash could be wrong.
+func bounded(open opener, narSize int64) opener {
+	return func(ctx context.Context) (io.ReadCloser, error) {
+		r, err := open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return &boundedReader{ReadCloser: r, left: narSize + narSize/8 + 64<<10, nar: narSize}, nil
+	}
+}
+
+type boundedReader struct {
+	io.ReadCloser
+	left, nar int64
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	if b.left < 0 {
+		return 0, fmt.Errorf("%w: more bytes come than a nar of %d bytes can have in any compression", ErrDamaged, b.nar)
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	return n, err
 }

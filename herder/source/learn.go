@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"sync/atomic"
 
@@ -50,8 +51,55 @@ func (l *learner) part(id uint32) part {
 	return l.numbers.parts[id]
 }
 
+// streaming is a tree that gives its narinfos fastest in an order of its own.
+type streaming interface {
+	// streamed returns what there is, and yields each narinfo with its place in that.
+	streamed(ctx context.Context) (listed, iter.Seq2[streamedText, error])
+}
+
+type streamedText struct {
+	id   uint32
+	text []byte
+}
+
+// stream learns all that a streaming tree has.
+func (l *learner) stream(ctx context.Context, t streaming) error {
+	parts, texts := t.streamed(ctx)
+	l.listed = parts
+	l.graph.grow(len(parts))
+	for r, err := range texts {
+		if err != nil {
+			return fmt.Errorf("read %s: %w", l.c.tree, err)
+		}
+		n, err := l.c.judge(r.text, parts[r.id].hashPart())
+		if err != nil {
+			if err := l.c.leaveOut(ctx, string(parts[r.id].hashPart()), err); err != nil {
+				return err
+			}
+			continue
+		}
+		l.graph.set(r.id, l.within(n))
+		l.bytes += n.NarSize
+	}
+	return nil
+}
+
+// within returns the references of n that are listed.
+func (l *learner) within(n *narinfo.Narinfo) []uint32 {
+	refs := make([]uint32, 0, len(n.References))
+	for _, r := range n.References {
+		if id, ok := l.listed.of(partOf(r.HashPart())); ok {
+			refs = append(refs, id)
+		}
+	}
+	return refs
+}
+
 // whole learns all that the cache has.
 func (l *learner) whole(ctx context.Context) error {
+	if t, ok := l.c.tree.(streaming); ok {
+		return l.stream(ctx, t)
+	}
 	var parts []part
 	for h, err := range l.c.tree.hashParts(ctx) {
 		if err != nil {
@@ -69,12 +117,7 @@ func (l *learner) whole(ctx context.Context) error {
 		if err != nil {
 			return l.c.leaveOut(ctx, string(l.listed[i].hashPart()), err)
 		}
-		refs := make([]uint32, 0, len(n.References))
-		for _, r := range n.References {
-			if id, ok := l.listed.of(partOf(r.HashPart())); ok {
-				refs = append(refs, id)
-			}
-		}
+		refs := l.within(n)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.graph.set(uint32(i), refs)

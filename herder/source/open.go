@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"narfold/internal/compress"
+	"narfold/internal/narinfodb"
 	"narfold/internal/nixdb"
 	"narfold/internal/storepath"
 )
@@ -24,7 +25,8 @@ const (
 	Store     Kind = "store"      // a store directory, whole
 	StoreItem Kind = "item"       // one item of a store directory
 	Pair      Kind = "narinfo"    // a narinfo's file, with its nar beside it
-	kinds          = "cache:, guix-cache:, store:, item: or narinfo:"
+	Database  Kind = "database"   // an SQLite database of narinfos, such as nar-herder's; the nars are where Options.Nars says
+	kinds          = "cache:, guix-cache:, store:, item:, narinfo: or database:"
 )
 
 // Spec is a SOURCE whose kind is known.
@@ -36,7 +38,7 @@ type Spec struct {
 
 // Recognise tells what a SOURCE is. By its beginning:
 //
-//   - cache:, guix-cache:, store:, item: and narinfo: force the kind of what follows
+//   - cache:, guix-cache:, store:, item:, narinfo: and database: force the kind of what follows
 //   - http://, https:// and s3:// are binary caches, and file:// is one in a directory
 //   - anything with another scheme is refused
 //
@@ -45,6 +47,7 @@ type Spec struct {
 //   - a regular file called *.narinfo is a narinfo with its nar beside it
 //   - a path with an element <32 characters>-<name> is, or lies in, an item of the store directory before it, also by way of a
 //     symbolic link, such as the link "result" of nix-build
+//   - a regular file that begins as SQLite databases do is a database of narinfos
 //   - a directory with a nix-cache-info, or a <32 characters>.narinfo, is a binary cache
 //   - a directory with a folder named for a compression that holds *.narinfo is a cache of guix publish
 //   - a directory that holds items, or is called "store" and has a database where nixdb.PathOf says, is a store
@@ -53,7 +56,7 @@ type Spec struct {
 func Recognise(s string, opt Options) (Spec, error) {
 	if word, rest, ok := strings.Cut(s, ":"); ok {
 		switch k := Kind(word); k {
-		case Cache, GuixCache, Store, StoreItem, Pair:
+		case Cache, GuixCache, Store, StoreItem, Pair, Database:
 			return forced(k, rest)
 		}
 	}
@@ -148,8 +151,11 @@ func recogniseFile(name string, opt Options) (Spec, error) {
 			return spec, nil
 		}
 	}
+	if info.Mode().IsRegular() && narinfodb.Is(name) {
+		return Spec{Kind: Database, At: name}, nil
+	}
 	if !info.IsDir() {
-		return Spec{}, fmt.Errorf("%w: %s: a file must be called *.narinfo, or be in a store", ErrUnknown, clip(name))
+		return Spec{}, fmt.Errorf("%w: %s: a file must be called *.narinfo, be a database of narinfos, or be in a store", ErrUnknown, clip(name))
 	}
 	return recogniseFolder(name, opt)
 }
@@ -299,6 +305,8 @@ func openTree(ctx context.Context, spec Spec, opt Options) (tree, error) {
 	switch {
 	case spec.Kind == GuixCache:
 		return openGuixTree(ctx, spec.At)
+	case spec.Kind == Database:
+		return openDatabase(ctx, spec.At, opt)
 	case isWeb(spec.At):
 		return newWeb(spec.At, opt), nil
 	case strings.HasPrefix(spec.At, "s3://"):

@@ -1,5 +1,6 @@
 // Package source lists the store items that somebody wants to publish, references first, from wherever they are: a binary cache in a
-// directory, behind HTTP or in a bucket, the cache of guix publish, a store with or without its database, or a narinfo with its nar.
+// directory, behind HTTP or in a bucket, the cache of guix publish, the database of a nar-herder with its nars, a store with or
+// without its database, or a narinfo with its nar.
 //
 // What it lists are publish.Jobs; reading nars, checking hashes and signatures, and publishing is the publisher's work. What a
 // source says is foreign: names and sizes are bounded, nothing outside the source's own root is opened, and an item that cannot be
@@ -25,6 +26,8 @@ import (
 var (
 	// ErrUnknown says that a SOURCE is nothing that this package knows.
 	ErrUnknown = errors.New("not a source of store items")
+	// ErrNoNars says that a database of narinfos was named, and not where its nars are. It is ErrUnknown too.
+	ErrNoNars = fmt.Errorf("%w: a database of narinfos has no nars in it: want the place where they are too", ErrUnknown)
 	// ErrNotFound says that an item is certainly not in the source. It is fs.ErrNotExist too.
 	ErrNotFound = fmt.Errorf("not in the source: %w", fs.ErrNotExist)
 	// ErrUnlistable says that a source cannot tell what it has: name the items.
@@ -67,6 +70,9 @@ type Options struct {
 	// StorePaths names a list of store paths, one a line, as a file or an http(s) URL, compressed with xz if it ends in .xz.
 	// They are added to Items. An HTTP cache without Items is asked for its own: store-paths.xz, then store-paths.
 	StorePaths string
+
+	// Nars is where the nars of a database of narinfos are, by the URLs in the narinfos: a directory, or a URL of a server or bucket.
+	Nars string
 
 	// Real is the directory in which the items of a store directory really are, if not there.
 	Real string

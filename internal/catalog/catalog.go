@@ -74,7 +74,7 @@ type Verdict int
 // The verdicts.
 const (
 	Published Verdict = iota // it is live now
-	Present                  // it was live already, with the same nar; new compressions were added
+	Present                  // it was live already, or condemned and is live again, with the same nar; new compressions were added
 	Waiting                  // it is kept, unseen, until Missing are published
 	Refused                  // references are missing: nothing was recorded
 	Differs                  // it is live with another nar: the difference was recorded, the first stays
@@ -149,7 +149,7 @@ type Reader interface {
 	EachHashPart(ctx context.Context, after int64, f func([20]byte)) (last int64, err error)
 	// Counts sums up.
 	Counts(ctx context.Context) (Counts, error)
-	// Version changes whenever anything is published or withdrawn, also by another process. It is cheap.
+	// Version changes whenever anything is published, withdrawn or brought back, also by another process. It is cheap.
 	Version(ctx context.Context) (int64, error)
 }
 
@@ -169,7 +169,7 @@ type Counts struct {
 // Publisher makes things exist.
 type Publisher interface {
 	// Reserve hands out a key for each want, and records it durably before it returns. The same want gets the same key again
-	// while nothing was published under it, so that a later run finds what an earlier one had written. A key that is
+	// while nothing was published under it, so that a later run finds what an earlier one had written. A key that is or was
 	// part of a published item is never handed out again, nor is one of an earlier generation than such a key.
 	Reserve(ctx context.Context, wants []Want) ([]objstore.Key, error)
 	// Publish decides each publication, in an order that puts references first, in one transaction: all outcomes are
@@ -190,7 +190,7 @@ type Publisher interface {
 type Accounts interface {
 	// Keys yields every key that published items use, ascending, with its file.
 	Keys(ctx context.Context) iter.Seq2[File, error]
-	// Owner returns what c knows of a key: part of a published item, an upload, or ErrNotFound.
+	// Owner returns what c knows of a key, or ErrNotFound.
 	Owner(ctx context.Context, k objstore.Key) (KeyState, error)
 	// Uploads yields the keys that were handed out and are not part of a published item, ascending.
 	Uploads(ctx context.Context) iter.Seq2[Upload, error]
@@ -211,9 +211,11 @@ type KeyState int
 
 // The states of a key.
 const (
-	KeyLive   KeyState = iota + 1 // part of a published item
-	KeyUpload                     // handed out
-	KeyLog                        // a build log
+	KeyLive      KeyState = iota + 1 // part of a published item
+	KeyUpload                        // handed out
+	KeyLog                           // a build log
+	KeyCondemned                     // part of an item that is withdrawn, or being deleted
+	KeySpent                         // was part of an item that is gone: no publication can use it any more
 )
 
 // WaitingItem is an item kept until its references are published.

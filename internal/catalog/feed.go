@@ -20,6 +20,9 @@ const (
 	ChangePublished    ChangeKind = 1
 	ChangeFilesAdded   ChangeKind = 2
 	ChangeFileReplaced ChangeKind = 3
+	ChangeWithdrawn    ChangeKind = 4
+	ChangeRestored     ChangeKind = 5
+	ChangeDeleted      ChangeKind = 6 // it is deleting: what is published under its path from now on is another life of it
 )
 
 // Change is one change of what is published.
@@ -28,6 +31,9 @@ type Change struct {
 	Kind     ChangeKind
 	At       time.Time // to the millisecond
 	Item     Item      // as it is now, which may be after later changes
+	// State is that of Item. Of one that is deleting or gone only Path, NarHash, NarSize and Sequence are known; its last change is a
+	// ChangeDeleted. Of one that is condemned, Files and Narinfo are what they were.
+	State State
 }
 
 // FeedLine is a record of the change feed as it was written, with the chain hash after it.

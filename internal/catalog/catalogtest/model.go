@@ -55,6 +55,7 @@ type world struct {
 	files   map[digest.SHA256]map[compress.Method]objstore.Key
 	uploads map[objstore.Key]upload
 	waiting map[string]catalog.Publication
+	spent   map[objstore.Key]int // the last generation of a key that nobody gets again, by the first
 }
 
 type upload struct {
@@ -63,11 +64,11 @@ type upload struct {
 }
 
 func newWorld() *world {
-	return &world{nar: map[string]digest.SHA256{}, files: map[digest.SHA256]map[compress.Method]objstore.Key{}, uploads: map[objstore.Key]upload{}, waiting: map[string]catalog.Publication{}}
+	return &world{nar: map[string]digest.SHA256{}, files: map[digest.SHA256]map[compress.Method]objstore.Key{}, uploads: map[objstore.Key]upload{}, waiting: map[string]catalog.Publication{}, spent: map[objstore.Key]int{}}
 }
 
 func (w *world) clone() *world {
-	c := &world{order: slices.Clone(w.order), nar: maps.Clone(w.nar), uploads: maps.Clone(w.uploads), waiting: maps.Clone(w.waiting), files: map[digest.SHA256]map[compress.Method]objstore.Key{}}
+	c := &world{order: slices.Clone(w.order), nar: maps.Clone(w.nar), uploads: maps.Clone(w.uploads), waiting: maps.Clone(w.waiting), spent: maps.Clone(w.spent), files: map[digest.SHA256]map[compress.Method]objstore.Key{}}
 	for nar, files := range w.files {
 		c.files[nar] = maps.Clone(files)
 	}
@@ -184,8 +185,9 @@ func (m *model) reserve() string {
 	}
 }
 
-// lastFile returns the last generation of an item's keys that is published, or 0.
+// lastFile returns the last generation of an item's keys that is or was published, or 0.
 func (w *world) lastFile(method compress.Method, b storepath.Base) (last int) {
+	last = w.spent[catalog.NarKey(method, b, 1)]
 	for _, files := range w.files {
 		for _, have := range files {
 			if m, base, generation, err := catalog.ParseNarKey(have); err == nil && m == method && base == b {
@@ -275,7 +277,20 @@ func (m *model) replace() string {
 	}
 	delete(m.uploads, k)
 	m.uploads[old] = upload{abandoned: true}
+	if _, ok := m.c.(catalog.Lifecycle); ok {
+		m.spend(old)
+	}
 	return what
+}
+
+// spend remembers that a key was published and is not any more.
+func (w *world) spend(k objstore.Key) {
+	method, b, generation, err := catalog.ParseNarKey(k)
+	if err != nil {
+		panic(err)
+	}
+	first := catalog.NarKey(method, b, 1)
+	w.spent[first] = max(w.spent[first], generation)
 }
 
 func (m *model) publish() string {

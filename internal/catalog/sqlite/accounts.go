@@ -43,6 +43,7 @@ func (db *DB) Owner(ctx context.Context, k objstore.Key) (state catalog.KeyState
 		}{
 			{"SELECT count(*) FROM uploads WHERE key = ?", catalog.KeyUpload},
 			{"SELECT count(*) FROM logs WHERE key = ?", catalog.KeyLog},
+			{"SELECT count(*) FROM condemned_files WHERE key = ?", catalog.KeyCondemned},
 		} {
 			n, err := scalar(conn, q.query, string(k))
 			if err != nil {
@@ -52,6 +53,14 @@ func (db *DB) Owner(ctx context.Context, k objstore.Key) (state catalog.KeyState
 				state = q.state
 				return nil
 			}
+		}
+		spent, err := isSpent(conn, k)
+		if err != nil {
+			return err
+		}
+		if spent {
+			state = catalog.KeySpent
+			return nil
 		}
 		return fmt.Errorf("look up key %s: %w", k, catalog.ErrNotFound)
 	})

@@ -42,12 +42,8 @@ func (db *DB) Changes(ctx context.Context, after int64, limit int) (changes []ca
 			return err
 		}
 		for i := range changes {
-			var found bool
-			if changes[i].Item, found, err = db.one(conn, "WHERE items.id = ?", ids[i]); err != nil {
-				return err
-			}
-			if !found {
-				return fmt.Errorf("item of change %d: %w", changes[i].Sequence, catalog.ErrNotFound)
+			if changes[i].Item, changes[i].State, err = db.changed(conn, ids[i]); err != nil {
+				return fmt.Errorf("item of change %d: %w", changes[i].Sequence, err)
 			}
 		}
 		return nil

@@ -71,6 +71,11 @@ func files(conn *sqlite.Conn, nar int64) (files []catalog.File, err error) {
 		files = append(files, f)
 		return err
 	}})
+	sortFiles(files)
+	return files, err
+}
+
+func sortFiles(files []catalog.File) {
 	if len(files) > 1 {
 		slices.SortFunc(files, func(a, b catalog.File) int {
 			if a.Compression < b.Compression {
@@ -79,7 +84,6 @@ func files(conn *sqlite.Conn, nar int64) (files []catalog.File, err error) {
 			return 1
 		})
 	}
-	return files, err
 }
 
 // row names a row of the files table.

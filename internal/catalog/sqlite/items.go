@@ -59,15 +59,22 @@ func (db *DB) one(conn *sqlite.Conn, where string, args ...any) (it catalog.Item
 
 // complete reads what belongs to an item from the other tables, and puts its narinfo together. text gives texts by their numbers.
 func (db *DB) complete(conn *sqlite.Conn, r itemRow, text func(*sqlite.Conn, int64) (string, error)) (it catalog.Item, err error) {
+	fs, err := files(conn, r.nar)
+	if err != nil {
+		return it, err
+	}
+	return db.completeWith(conn, r, fs, text)
+}
+
+// completeWith is complete with files that are known.
+func (db *DB) completeWith(conn *sqlite.Conn, r itemRow, fs []catalog.File, text func(*sqlite.Conn, int64) (string, error)) (it catalog.Item, err error) {
 	it = r.item
+	it.Files = fs
 	dir, err := text(conn, r.dir)
 	if err != nil {
 		return it, err
 	}
 	it.Path.Dir = storepath.Dir(dir)
-	if it.Files, err = files(conn, r.nar); err != nil {
-		return it, err
-	}
 	if r.template == 0 {
 		it.Narinfo = r.own
 		return it, parsedReferences(&it)
@@ -205,6 +212,9 @@ func (n *names) of(conn *sqlite.Conn, id int64) (b storepath.Base, err error) {
 			b = base(hash[:], s.ColumnText(1))
 			return nil
 		}})
+		if err == nil && b == "" {
+			b, err = formerName(conn, id)
+		}
 		if err == nil && b == "" {
 			err = fmt.Errorf("%w: item %d is referenced and is not there", catalog.ErrDamaged, id)
 		}

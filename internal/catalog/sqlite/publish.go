@@ -20,8 +20,12 @@ func (db *DB) Reserve(ctx context.Context, wants []catalog.Want) ([]objstore.Key
 	keys := make([]objstore.Key, len(wants))
 	err := db.write(ctx, func(conn *sqlite.Conn) error {
 		now := time.Now().UnixMilli()
+		spent, err := scalar(conn, "SELECT EXISTS (SELECT 1 FROM spent)")
+		if err != nil {
+			return err
+		}
 		for i, w := range wants {
-			k, err := reserve(conn, w, now)
+			k, err := reserve(conn, w, now, spent > 0)
 			if err != nil {
 				return fmt.Errorf("reserve a key for %s (%s): %w", w.Base, w.Compression, err)
 			}
@@ -35,7 +39,7 @@ func (db *DB) Reserve(ctx context.Context, wants []catalog.Want) ([]objstore.Key
 	return keys, nil
 }
 
-func reserve(conn *sqlite.Conn, w catalog.Want, now int64) (objstore.Key, error) {
+func reserve(conn *sqlite.Conn, w catalog.Want, now int64, anySpent bool) (objstore.Key, error) {
 	generation := 1
 	if w.After != "" {
 		_, _, last, err := catalog.ParseNarKey(w.After)
@@ -47,6 +51,13 @@ func reserve(conn *sqlite.Conn, w catalog.Want, now int64) (objstore.Key, error)
 	published, err := lastGeneration(conn, w)
 	if err != nil {
 		return "", err
+	}
+	if anySpent {
+		spent, err := lastSpent(conn, w.Base, w.Compression)
+		if err != nil {
+			return "", err
+		}
+		published = max(published, spent)
 	}
 	for generation = max(generation, published+1); ; generation++ {
 		k := catalog.NarKey(w.Compression, w.Base, generation)
@@ -98,6 +109,11 @@ func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.
 			return err
 		}
 		t.waiting = waiting > 0
+		condemned, err := scalar(conn, "SELECT EXISTS (SELECT 1 FROM condemned)")
+		if err != nil {
+			return err
+		}
+		t.condemned = condemned > 0
 		outcomes = make([]catalog.Outcome, len(ps))
 		undecided := make([]int, len(ps))
 		for i := range ps {
@@ -152,12 +168,15 @@ var errNoFile = errors.New("it has no file, and no published item has its nar")
 // publishing is one transaction of Publish.
 type publishing struct {
 	transaction
-	now  time.Time
-	live map[storepath.HashPart]int64 // ids already looked up or handed out
-	sums sums
+	now    time.Time
+	live   map[storepath.HashPart]int64 // ids already looked up or handed out
+	sums   sums
 	splits *splits
 	// waiting is whether anything waits; mostly nothing does, and then nobody is asked for.
 	waiting bool
+	// condemned is whether anything is, likewise.
+	condemned bool
+	watched   *bool // whether a collector wants to know what is asked for; nil until somebody looked
 }
 
 // id returns the id of a published item, or 0.
@@ -172,7 +191,7 @@ func (t *publishing) id(h storepath.HashPart) (int64, error) {
 	return id, err
 }
 
-// missing returns the references of it that are not published.
+// missing returns the references of it that are neither published nor condemned.
 func (t *publishing) missing(it *catalog.Item) (missing []storepath.Base, err error) {
 	for _, r := range it.References {
 		if r == it.Path.Base {
@@ -183,6 +202,12 @@ func (t *publishing) missing(it *catalog.Item) (missing []storepath.Base, err er
 			return nil, err
 		}
 		if id == 0 {
+			id, err = t.revivable(r.HashPart())
+			if err != nil {
+				return nil, err
+			}
+		}
+		if id == 0 {
 			missing = append(missing, r)
 		}
 	}
@@ -191,6 +216,9 @@ func (t *publishing) missing(it *catalog.Item) (missing []storepath.Base, err er
 
 // publish makes an item live whose references are, and then what had waited for it.
 func (t *publishing) publish(p *catalog.Publication) (catalog.Outcome, error) {
+	if err := t.reviveFor(&p.Item); err != nil {
+		return catalog.Outcome{}, err
+	}
 	out, err := t.publishOne(p)
 	if err != nil || out.Verdict != catalog.Published || !t.waiting {
 		return out, err
@@ -203,7 +231,7 @@ func (t *publishing) publish(p *catalog.Publication) (catalog.Outcome, error) {
 		}
 		queue = queue[1:]
 		for i := range released {
-			one, err := t.publishOne(&released[i])
+			one, err := t.publishReleased(&released[i])
 			if errors.Is(err, errNoFile) {
 				// Its nar was published when it began to wait and is not any more. Whoever brought it has to do so again; the
 				// reference that it waited for is not to blame.
@@ -248,6 +276,9 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 				&sqlitex.ExecOptions{Args: []any{hash[:], p.NarHash[:], narHash, p.Path.String(), p.By, t.now.UnixMilli()}})
 		}
 		out.Verdict = catalog.Present
+		if err := t.wish(id); err != nil {
+			return out, err
+		}
 		have, err := files(t.conn, nar)
 		if err != nil {
 			return out, err
@@ -359,6 +390,14 @@ func (t *publishing) nar(p *catalog.Publication) (id int64, have []catalog.File,
 		return 0, nil, err
 	}
 	if id == 0 {
+		if id, size, err = t.adopt(p.NarHash); err != nil {
+			return 0, nil, err
+		}
+	}
+	if id == 0 && len(p.Files) == 0 {
+		return 0, nil, errNoFile
+	}
+	if id == 0 {
 		err := sqlitex.Execute(t.conn, "INSERT INTO nars(hash, size) VALUES(?, ?)", &sqlitex.ExecOptions{Args: []any{p.NarHash[:], p.NarSize}})
 		return t.conn.LastInsertRowID(), nil, err
 	}
@@ -375,7 +414,11 @@ func (t *publishing) account(k objstore.Key) error {
 	if err != nil || live {
 		return err
 	}
-	return sqlitex.Execute(t.conn, "INSERT OR IGNORE INTO uploads(key, since) VALUES(?, ?)", &sqlitex.ExecOptions{Args: []any{string(k), t.now.UnixMilli()}})
+	state, err := t.spentUpload(k)
+	if err != nil || state < 0 {
+		return err
+	}
+	return sqlitex.Execute(t.conn, "INSERT OR IGNORE INTO uploads(key, since, state) VALUES(?, ?, ?)", &sqlitex.ExecOptions{Args: []any{string(k), t.now.UnixMilli(), state}})
 }
 
 // lacking returns those of files in whose compression the nar is not there yet, which are uploads no more.

@@ -37,6 +37,10 @@ func (db *DB) Replace(ctx context.Context, old objstore.Key, f catalog.File) err
 		if err != nil {
 			return err
 		}
+		condemned, err := t.condemnedWithNar(r.nar)
+		if err != nil {
+			return err
+		}
 		owner, of := int64(0), storepath.Base("")
 		if _, b, _, err := catalog.ParseNarKey(f.Key); err == nil {
 			if i := slices.IndexFunc(items, func(it catalog.Item) bool { return it.Path.Base == b }); i >= 0 {
@@ -54,6 +58,12 @@ func (db *DB) Replace(ctx context.Context, old objstore.Key, f catalog.File) err
 			return err
 		}
 		if err := t.repack(r.nar, items); err != nil {
+			return err
+		}
+		if err := keepWhole(conn, condemned); err != nil {
+			return err
+		}
+		if err := spend(conn, old); err != nil {
 			return err
 		}
 		if err := sqlitex.Execute(conn, "UPDATE narsums SET bytes = bytes + ?", &sqlitex.ExecOptions{Args: []any{f.Size - size}}); err != nil {

@@ -10,11 +10,14 @@ type sums struct {
 	nars, narBytes, files, bytes int64
 }
 
-func (s *sums) item(dir int64) {
-	if s.items == nil {
-		s.items = make(map[int64]int64)
+func (s *sums) item(dir int64) { s.items = added(s.items, dir, 1) }
+
+func added(items map[int64]int64, dir, n int64) map[int64]int64 {
+	if items == nil {
+		items = make(map[int64]int64)
 	}
-	s.items[dir]++
+	items[dir] += n
+	return items
 }
 
 func (s *sums) nar(size int64)  { s.nars, s.narBytes = s.nars+1, s.narBytes+size }
@@ -30,7 +33,7 @@ func (t *publishing) addSums() error {
 			return err
 		}
 	}
-	if s.files == 0 && s.nars == 0 {
+	if s.files == 0 && s.nars == 0 && s.bytes == 0 && s.narBytes == 0 {
 		return nil
 	}
 	return sqlitex.Execute(t.conn, "UPDATE narsums SET nars = nars + ?, nar_bytes = nar_bytes + ?, files = files + ?, bytes = bytes + ?",

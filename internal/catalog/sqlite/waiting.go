@@ -20,7 +20,8 @@ func (t *publishing) keepWaiting(p *catalog.Publication, missing []storepath.Bas
 	t.waiting = true
 	if len(p.Files) == 0 {
 		// Told now, since at its release nobody would be there to be told.
-		n, err := scalar(t.conn, "SELECT count(*) FROM files JOIN nars ON nars.id = files.nar WHERE nars.hash = ?", p.NarHash[:])
+		n, err := scalar(t.conn, `SELECT EXISTS (SELECT 1 FROM files JOIN nars ON nars.id = files.nar WHERE nars.hash = ?1)
+			OR EXISTS (SELECT 1 FROM condemned_nars WHERE hash = ?1 AND deleting = 0)`, p.NarHash[:])
 		if err != nil {
 			return err
 		}

@@ -101,7 +101,7 @@ func newFarm(t testing.TB, o options) *farm {
 	if err != nil {
 		t.Fatal(err)
 	}
-	changes, err := feedserver.New(f.d.Catalogue, feedKey, rand.Reader, log)
+	changes, err := feedserver.New(f.d.Catalogue, f.d.Objects, feedKey, rand.Reader, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -128,12 +128,7 @@ func newFeed(inv *invocation, d *deployment.Deployment) (*feedserver.Server, err
 	if made != "" {
 		inv.log.Info("key of the change feed made", "public", made)
 	}
-	s, err := feedserver.New(d.Catalogue, key, rand.Reader, inv.log)
-	if err != nil {
-		return nil, err
-	}
-	s.KeepCopies(d.Objects)
-	return s, nil
+	return feedserver.New(d.Catalogue, d.Objects, key, rand.Reader, inv.log)
 }
 
 // configuration is what the file and the flags say together.

@@ -25,12 +25,15 @@ import (
 	"narfold/internal/digest"
 	"narfold/internal/feed"
 	"narfold/internal/nixkey"
+	"narfold/internal/objstore"
+	"narfold/internal/objstore/mem"
 )
 
 // bench is a catalogue with a feed that is served.
 type bench struct {
 	t         *testing.T
 	catalogue *sqlite.DB
+	store     objstore.Store
 	key       *nixkey.Secret
 	server    *Server
 	url       string
@@ -52,7 +55,7 @@ func newBench(t *testing.T) *bench {
 			t.Error(err)
 		}
 	})
-	b := &bench{t: t, catalogue: c, key: key}
+	b := &bench{t: t, catalogue: c, store: mem.New(), key: key}
 	b.start(2)
 	return b
 }
@@ -61,7 +64,7 @@ func newBench(t *testing.T) *bench {
 func (b *bench) start(seed byte) {
 	b.t.Helper()
 	var err error
-	b.server, err = New(b.catalogue, b.key, rand.NewChaCha8([32]byte{seed}), slog.New(slog.NewTextHandler(b.t.Output(), nil)))
+	b.server, err = New(b.catalogue, b.store, b.key, rand.NewChaCha8([32]byte{seed}), slog.New(slog.NewTextHandler(b.t.Output(), nil)))
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -429,7 +432,7 @@ func TestAFeedThatWasChangedInTheCatalogueIsNotSigned(t *testing.T) {
 	if err := b.catalogue.AppendFeed(t.Context(), []catalog.FeedLine{{Sequence: 2, Line: line, Chain: digest.Of(line)}}); err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(b.catalogue, b.key, rand.NewChaCha8([32]byte{5}), slog.New(slog.DiscardHandler))
+	s, err := New(b.catalogue, b.store, b.key, rand.NewChaCha8([32]byte{5}), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"narfold/internal/digest"
 	"narfold/internal/feed"
 	"narfold/internal/narinfo"
+	"narfold/internal/objstore"
 )
 
 // maxWait bounds how long a request waits for news.
@@ -54,6 +55,9 @@ func refuse(w http.ResponseWriter, code int, why string) {
 // fail answers a request that should have been served.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
+	case errors.Is(err, objstore.ErrUnavailable):
+		s.log.Warn("request for the change feed cannot be answered now", "path", r.URL.Path, "error", err)
+		refuse(w, http.StatusServiceUnavailable, "the feed cannot be read now")
 	case errors.Is(err, errNotLoaded), r.Context().Err() != nil, errors.Is(err, context.Canceled):
 		refuse(w, http.StatusServiceUnavailable, "the feed cannot be read now")
 	default:
@@ -187,7 +191,7 @@ func (s *Server) read(ctx context.Context, number int64) ([]byte, digest.SHA256,
 	if err != nil {
 		return nil, digest.SHA256{}, err
 	}
-	text, err := unpack(f)
+	text, err := ReadSegment(ctx, s.store, f)
 	return text, f.SHA256, err
 }
 

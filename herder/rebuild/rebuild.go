@@ -47,7 +47,7 @@ const By = "rebuild"
 // Run makes a catalogue at path, where none may be, of the feed that lies in objects and is signed by key. With an error there is none.
 func Run(ctx context.Context, objects store, key nixkey.PublicKey, path string, progress func(records, of int64)) (r Report, err error) {
 	f := &reader{ctx: ctx, objects: objects, progress: progress}
-	if f.head, err = f.readHead(key); err != nil {
+	if err = f.readHead(key); err != nil {
 		return r, err
 	}
 	r.Origin, r.Records = f.head.Origin, f.head.Sequence
@@ -77,6 +77,7 @@ type reader struct {
 	ctx      context.Context
 	objects  store
 	head     feed.Head
+	sealed   int64 // the segment whose end the head stands for, or 0 if it is the copied head
 	progress func(records, of int64)
 }
 
@@ -96,28 +97,51 @@ func (f *reader) read(k objstore.Key) ([]byte, error) {
 	return text, nil
 }
 
-func (f *reader) readHead(key nixkey.PublicKey) (feed.Head, error) {
+// readHead reads the head that stands for most: the copied one, or that of the last segment if a herder was killed before it copied.
+func (f *reader) readHead(key nixkey.PublicKey) error {
 	text, err := f.read(feedserver.CopiedHead)
 	if errors.Is(err, objstore.ErrNotFound) {
-		return feed.Head{}, fmt.Errorf("%w: %w", ErrNoFeed, err)
+		return fmt.Errorf("%w: %w", ErrNoFeed, err)
 	}
 	if err != nil {
-		return feed.Head{}, err
+		return err
 	}
-	return feed.ParseHead(text, key)
+	if f.head, err = feed.ParseHead(text, key); err != nil {
+		return err
+	}
+	last, err := feedserver.LastSeal(f.ctx, f.objects)
+	if err != nil {
+		return err
+	}
+	for n := last; n*feed.SegmentRecords > f.head.Sequence; n-- {
+		// The segment comes after its head, which stands for nothing without it.
+		if _, err := f.objects.Stat(f.ctx, feedserver.SegmentKey(n)); errors.Is(err, objstore.ErrNotFound) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if text, err = f.read(feedserver.SealKey(n)); err != nil {
+			return err
+		}
+		h, err := feed.ParseHead(text, key)
+		if err != nil {
+			return fmt.Errorf("%s: %w", feedserver.SealKey(n), err)
+		}
+		if h.Sequence != n*feed.SegmentRecords || h.Origin != f.head.Origin {
+			return fmt.Errorf("%s: %w: it is of record %d of feed %s", feedserver.SealKey(n), feed.ErrChain, h.Sequence, h.Origin)
+		}
+		f.head, f.sealed = h, n
+		return nil
+	}
+	return nil
 }
 
 // stretches yields the segments and then the rest, verified one by one, up to the record that the head stands for.
 func (f *reader) stretches() iter.Seq2[*stretch, error] {
 	return func(yield func(*stretch, error) bool) {
-		text, err := f.read(feedserver.CopiedTail)
+		segments, tail, records, err := f.end()
 		if err != nil {
 			yield(nil, err)
-			return
-		}
-		tail, records, err := feed.ParseStretch(text)
-		if err != nil {
-			yield(nil, fmt.Errorf("%s: %w", feedserver.CopiedTail, err))
 			return
 		}
 		at := feed.Begin(f.head.Origin)
@@ -137,25 +161,40 @@ func (f *reader) stretches() iter.Seq2[*stretch, error] {
 			f.progress(min(at.Sequence, f.head.Sequence), f.head.Sequence)
 			return yield(&stretch{st, records, text, number}, nil)
 		}
-		for n := int64(1); n*feed.SegmentRecords <= tail.Before.Sequence; n++ {
-			text, err := f.read(feedserver.CopiedSegment(n))
+		for n := int64(1); n <= segments; n++ {
+			text, err := f.read(feedserver.SegmentKey(n))
 			if err != nil {
 				yield(nil, err)
 				return
 			}
 			st, records, err := feed.ParseStretch(text)
 			if err != nil {
-				yield(nil, fmt.Errorf("%s: %w", feedserver.CopiedSegment(n), err))
+				yield(nil, fmt.Errorf("%s: %w", feedserver.SegmentKey(n), err))
 				return
 			}
 			if !hand(st, records, text, n) {
 				return
 			}
 		}
-		if hand(tail, records, nil, 0) && at.Sequence < f.head.Sequence {
+		if tail != nil && hand(tail, records, nil, 0) && at.Sequence < f.head.Sequence {
 			yield(nil, fmt.Errorf("%w: the records end at %d, and the head stands for %d", feed.ErrChain, at.Sequence, f.head.Sequence))
 		}
 	}
+}
+
+// end returns how many segments there are, and the stretch after them, or nil if none is needed.
+func (f *reader) end() (segments int64, tail *feed.Stretch, records []feed.Record, err error) {
+	if f.sealed > 0 {
+		return f.sealed, nil, nil, nil
+	}
+	text, err := f.read(feedserver.CopiedTail)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	if tail, records, err = feed.ParseStretch(text); err != nil {
+		return 0, nil, nil, fmt.Errorf("%s: %w", feedserver.CopiedTail, err)
+	}
+	return tail.Before.Sequence / feed.SegmentRecords, tail, records, nil
 }
 
 // stretch is one of stretches.
@@ -273,10 +312,9 @@ func (f *reader) kept() (segments iter.Seq2[catalog.FeedSegment, error], tail []
 			case st.number == 0 || st.number > whole:
 				return
 			}
-			packed, err := feedserver.Pack(st.text)
 			end := st.End()
-			s := catalog.FeedSegment{Number: st.number, Last: end.Sequence, Chain: end.Chain, Size: int64(len(st.text)), SHA256: digest.Of(st.text), Packed: packed}
-			if !yield(s, err) || err != nil {
+			s := catalog.FeedSegment{Number: st.number, Last: end.Sequence, Chain: end.Chain, Size: int64(len(st.text)), SHA256: digest.Of(st.text)}
+			if !yield(s, nil) {
 				return
 			}
 		}

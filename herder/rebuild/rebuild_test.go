@@ -64,11 +64,10 @@ func (h *herder) publish(ps ...catalog.Publication) {
 // tell runs the server of the feed until its copies say all that there is to say.
 func (h *herder) tell(c feedserver.Catalogue) {
 	h.t.Helper()
-	s, err := feedserver.New(c, h.key, rand.NewChaCha8([32]byte{2}), slog.New(slog.NewTextHandler(h.t.Output(), nil)))
+	s, err := feedserver.New(c, h.store, h.key, rand.NewChaCha8([32]byte{2}), slog.New(slog.NewTextHandler(h.t.Output(), nil)))
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	s.KeepCopies(h.store)
 	ctx, cancel := context.WithCancel(h.t.Context())
 	cancel() // it makes the last copy all the same
 	if err := s.Run(ctx); err != nil {
@@ -184,7 +183,7 @@ func TestEveryChangeOfTheCopiesIsFound(t *testing.T) {
 	h := newHerder(t)
 	h.some()
 	h.tell(h.cat)
-	for _, k := range []objstore.Key{feedserver.CopiedHead, feedserver.CopiedTail, feedserver.CopiedSegment(1), feedserver.CopiedSegment(2)} {
+	for _, k := range []objstore.Key{feedserver.CopiedHead, feedserver.CopiedTail, feedserver.SegmentKey(1), feedserver.SegmentKey(2)} {
 		whole := h.read(k)
 		put := func(b []byte) {
 			t.Helper()
@@ -233,7 +232,8 @@ func (h *herder) read(k objstore.Key) []byte {
 	return b
 }
 
-// The head is written last. Whatever lies before it when a herder is killed in between is enough for the head of before.
+// The head is written last. Whatever lies before it when a herder is killed in between is enough for the head of before, or for that of
+// the last segment, which is put before the segment.
 func TestCopiesThatWereInterruptedAreRebuiltUpToTheirHead(t *testing.T) {
 	h := newHerder(t)
 	h.publish(catalogtest.Item("a"))
@@ -244,12 +244,48 @@ func TestCopiesThatWereInterruptedAreRebuiltUpToTheirHead(t *testing.T) {
 	if _, err := h.store.Put(t.Context(), feedserver.CopiedHead, objstore.Bytes(head), objstore.Condition{}); err != nil {
 		t.Fatal(err)
 	}
-	again, r, err := h.rebuild()
-	if err != nil || r.Records != 1 || len(items(t, again)) != 1 {
-		t.Fatalf("%+v, %v", r, err)
+	gone := func(keys ...objstore.Key) {
+		t.Helper()
+		for _, k := range keys {
+			if err := h.store.Delete(t.Context(), k); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	if _, tail, err := again.FeedTail(t.Context()); len(tail) != 1 || err != nil {
-		t.Errorf("its feed has %d lines, %v", len(tail), err)
+	check := func(what string, records int64, found, segment, lines int) *sqlite.DB {
+		t.Helper()
+		again, r, err := h.rebuild()
+		if err != nil || r.Records != records || len(items(t, again)) != found {
+			t.Fatalf("%s: %+v, %v", what, r, err)
+		}
+		if last, tail, err := again.FeedTail(t.Context()); last.Number != int64(segment) || len(tail) != lines || err != nil {
+			t.Errorf("%s: its feed has %d segments and %d lines, %v", what, last.Number, len(tail), err)
+		}
+		return again
+	}
+	again := check("killed before the head was copied", 2000, 1999, 2, 0)
+	h2 := *h
+	h2.cat = again
+	h2.publish(catalogtest.Item("more", "a"))
+	h2.tell(again)
+	check("gone on from there", 2001, 2000, 2, 1)
+
+	if _, err := h.store.Put(t.Context(), feedserver.CopiedHead, objstore.Bytes(head), objstore.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	gone(feedserver.SegmentKey(2))
+	check("killed before the second segment was put", 1000, 999, 1, 0)
+	sealed := h.read(feedserver.SealKey(1))
+	sealed[len(sealed)/2] ^= 1
+	if _, err := h.store.Put(t.Context(), feedserver.SealKey(1), objstore.Bytes(sealed), objstore.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := h.rebuild(); err == nil {
+		t.Error("a head that was changed is believed")
+	}
+	gone(feedserver.SealKey(1), feedserver.SealKey(2), feedserver.CopiedHead)
+	if _, _, err := h.rebuild(); !errors.Is(err, rebuild.ErrNoFeed) {
+		t.Errorf("without any head: %v", err)
 	}
 }
 
@@ -257,7 +293,7 @@ func TestACatalogueThatWentBackDoesNotOverwriteTheFeed(t *testing.T) {
 	h := newHerder(t)
 	h.some()
 	h.tell(h.cat)
-	segment := h.read(feedserver.CopiedSegment(2))
+	segment := h.read(feedserver.SegmentKey(2))
 	tail := h.read(feedserver.CopiedTail)
 	// As after a restore of an old backup: the same feed by name, with other records from some point on.
 	origin, err := h.cat.FeedOrigin(t.Context(), "")
@@ -275,7 +311,7 @@ func TestACatalogueThatWentBackDoesNotOverwriteTheFeed(t *testing.T) {
 	}
 	back.publish(ps...)
 	back.tell(back.cat)
-	if !bytes.Equal(h.read(feedserver.CopiedSegment(2)), segment) || !bytes.Equal(h.read(feedserver.CopiedTail), tail) {
+	if !bytes.Equal(h.read(feedserver.SegmentKey(2)), segment) || !bytes.Equal(h.read(feedserver.CopiedTail), tail) {
 		t.Error("the copies of the other feed are overwritten")
 	}
 	if !strings.Contains(string(h.read(feedserver.CopiedHead)), origin) {

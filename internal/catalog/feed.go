@@ -43,14 +43,13 @@ type FeedLine struct {
 	Line     []byte
 }
 
-// FeedSegment is a whole segment of the change feed.
+// FeedSegment says what a whole segment of the change feed is. Its text is in the object store.
 type FeedSegment struct {
 	Number int64         // from 1
 	Last   int64         // sequence of its last line
 	Chain  digest.SHA256 // after its last line
 	Size   int64         // bytes of its text
 	SHA256 digest.SHA256 // of its text
-	Packed []byte        // its text in the packing of whoever sealed it
 }
 
 // Feed keeps the change feed. A change is found out by Changes, and becomes a line that stays as it is when AppendFeed has returned.
@@ -63,13 +62,18 @@ type Feed interface {
 	// AppendFeed appends lines that continue one another, or appends none: with ErrFeedMoved if the first does not
 	// continue the feed.
 	AppendFeed(ctx context.Context, lines []FeedLine) error
-	// FeedTail returns the last segment, without Packed, and the lines after it. Without a segment, its Number is 0.
+	// FeedTail returns the last segment and the lines after it. Without a segment, its Number is 0.
 	FeedTail(ctx context.Context) (FeedSegment, []FeedLine, error)
-	// SealFeed keeps a segment, the next, in place of its lines. With ErrFeedMoved nothing was changed: it is kept already, or
-	// it is not the next, or not all of its lines are there.
-	SealFeed(ctx context.Context, s FeedSegment) error
+	// SealFeed keeps what segments are, the next ones, in place of their lines: the caller has made their texts durable in the object
+	// store. With ErrFeedMoved nothing was changed: they are sealed already, or are not the next, or not all of their lines are there.
+	SealFeed(ctx context.Context, segments ...FeedSegment) error
 	// FeedSegment returns a segment, or ErrNotFound.
 	FeedSegment(ctx context.Context, number int64) (FeedSegment, error)
-	// FeedSegments yields all segments without Packed, ascending.
+	// FeedSegments yields all segments, ascending.
 	FeedSegments(ctx context.Context) iter.Seq2[FeedSegment, error]
+	// FeedPacked returns the first segment whose text an earlier version has kept in the catalogue, compressed with zstd, and that
+	// FeedUnpacked was not called for; or ErrNotFound.
+	FeedPacked(ctx context.Context) (s FeedSegment, packed []byte, err error)
+	// FeedUnpacked drops that text. The caller has made it durable in the object store.
+	FeedUnpacked(ctx context.Context, number int64) error
 }

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"narfold/internal/compress"
 	"narfold/internal/digest"
@@ -114,12 +115,14 @@ func (r *Record) Line() ([]byte, error) {
 	if err := e.Encode(l); err != nil {
 		return nil, fmt.Errorf("write record %d of the feed: %w", r.Sequence, err)
 	}
-	// Read back, so that nothing is chained that readers would refuse.
-	read, err := ParseRecord(b.Bytes())
-	if err != nil {
+	// As it is read, so that nothing is chained that readers would refuse.
+	if b.Len() > MaxLine {
+		return nil, fmt.Errorf("write record %d of the feed: %d bytes, more than %d: %w", r.Sequence, b.Len(), MaxLine, ErrFormat)
+	}
+	if _, err := l.record(); err != nil {
 		return nil, fmt.Errorf("write record %d of the feed: %w", r.Sequence, err)
 	}
-	if r.Op.whole() && !bytes.Equal(read.Narinfo, r.Narinfo) {
+	if r.Op.whole() && !utf8.Valid(r.Narinfo) {
 		return nil, fmt.Errorf("write record %d of the feed: the narinfo is not UTF-8: %w", r.Sequence, ErrFormat)
 	}
 	return b.Bytes(), nil
@@ -128,16 +131,23 @@ func (r *Record) Line() ([]byte, error) {
 // ParseRecord reads a line, with or without its line end. It refuses a record that contradicts its own narinfo. Fields that it does not
 // know are passed over.
 func ParseRecord(text []byte) (Record, error) {
-	bad := func(what string, err error) (Record, error) {
-		return Record{}, fmt.Errorf("read record of the feed: %s: %w: %w", what, ErrFormat, err)
-	}
 	if len(text) > MaxLine {
-		return bad("line", fmt.Errorf("%d bytes, more than %d", len(text), MaxLine))
+		return badRecord("line", fmt.Errorf("%d bytes, more than %d", len(text), MaxLine))
 	}
 	var l line
 	if err := json.Unmarshal(text, &l); err != nil {
-		return bad("line", err)
+		return badRecord("line", err)
 	}
+	return l.record()
+}
+
+func badRecord(what string, err error) (Record, error) {
+	return Record{}, fmt.Errorf("read record of the feed: %s: %w: %w", what, ErrFormat, err)
+}
+
+// record is what a line says, or why it is none.
+func (l *line) record() (Record, error) {
+	bad := badRecord
 	r := Record{Sequence: l.Sequence, Op: l.Op}
 	if r.Sequence < 1 {
 		return bad("seq", fmt.Errorf("%d is less than 1", r.Sequence))

@@ -84,7 +84,7 @@ func testFeed(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen fu
 		if err := c.AppendFeed(t.Context(), lines[:4]); err != nil {
 			t.Fatal(err)
 		}
-		s := catalog.FeedSegment{Number: 1, Last: 3, Chain: lines[2].Chain, Size: 7, SHA256: digest.Of([]byte("text")), Packed: []byte("packed")}
+		s := catalog.FeedSegment{Number: 1, Last: 3, Chain: lines[2].Chain, Size: 7, SHA256: digest.Of([]byte("text"))}
 		ahead, second := s, s
 		ahead.Last, second.Number = 5, 2
 		for _, bad := range []catalog.FeedSegment{ahead, second} {
@@ -107,7 +107,6 @@ func testFeed(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen fu
 		if _, err := c.FeedSegment(t.Context(), 2); !errors.Is(err, catalog.ErrNotFound) {
 			t.Errorf("a segment that is not there: %v", err)
 		}
-		s.Packed = nil
 		equal(t, "segments", collect(t, c.FeedSegments(t.Context())), []catalog.FeedSegment{s})
 		last, tail, err := c.FeedTail(t.Context())
 		equal(t, "last segment", last, s)
@@ -115,11 +114,25 @@ func testFeed(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen fu
 		if err != nil {
 			t.Error(err)
 		}
-		// The rest of the lines goes into the next; then the feed continues after it.
-		if err := c.SealFeed(t.Context(), catalog.FeedSegment{Number: 2, Last: 4, Packed: []byte("p")}); err != nil {
+		if _, _, err := c.FeedPacked(t.Context()); !errors.Is(err, catalog.ErrNotFound) {
+			t.Errorf("a packed segment in a new catalogue: %v", err)
+		}
+		// The rest of the lines goes into the next ones; then the feed continues after them.
+		if err := c.AppendFeed(t.Context(), feedLines(5, 7)); err != nil {
 			t.Error(err)
 		}
-		if err := c.AppendFeed(t.Context(), lines[4:]); err != nil {
+		next := []catalog.FeedSegment{{Number: 2, Last: 4}, {Number: 3, Last: 6}}
+		if err := c.SealFeed(t.Context(), next[0], catalog.FeedSegment{Number: 3, Last: 8}); !errors.Is(err, catalog.ErrFeedMoved) {
+			t.Errorf("sealed with a line that is not there: %v", err)
+		}
+		if err := c.SealFeed(t.Context(), next...); err != nil {
+			t.Error(err)
+		}
+		if err := c.SealFeed(t.Context(), next[1]); !errors.Is(err, catalog.ErrFeedMoved) {
+			t.Errorf("sealed twice: %v", err)
+		}
+		equal(t, "all segments", collect(t, c.FeedSegments(t.Context())), append([]catalog.FeedSegment{s}, next...))
+		if err := c.AppendFeed(t.Context(), feedLines(8, 8)); err != nil {
 			t.Error(err)
 		}
 	})

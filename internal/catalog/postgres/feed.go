@@ -117,36 +117,36 @@ func (db *DB) FeedTail(ctx context.Context) (last catalog.FeedSegment, lines []c
 }
 
 // SealFeed implements catalog.Feed.
-func (db *DB) SealFeed(ctx context.Context, f catalog.FeedSegment) error {
+func (db *DB) SealFeed(ctx context.Context, segments ...catalog.FeedSegment) error {
 	err := db.write(ctx, beginFeeding, func(tx pgx.Tx) error {
 		var number, last int64
 		if err := tx.QueryRow(ctx, "SELECT coalesce(max(number), 0), coalesce(max(last), 0) FROM feed_segments").Scan(&number, &last); err != nil {
 			return err
 		}
-		tag, err := tx.Exec(ctx, "DELETE FROM feed_lines WHERE seq <= $1", f.Last)
-		if err != nil {
-			return err
+		for _, f := range segments {
+			tag, err := tx.Exec(ctx, "DELETE FROM feed_lines WHERE seq <= $1", f.Last)
+			if err != nil {
+				return err
+			}
+			if f.Number != number+1 || f.Last <= last || tag.RowsAffected() != f.Last-last {
+				return fmt.Errorf("segment %d: %w", f.Number, catalog.ErrFeedMoved)
+			}
+			if _, err = tx.Exec(ctx, "INSERT INTO feed_segments("+segmentColumns+") VALUES($1, $2, $3, $4, $5)", f.Number, f.Last, f.Chain[:], f.Size, f.SHA256[:]); err != nil {
+				return err
+			}
+			number, last = f.Number, f.Last
 		}
-		if f.Number != number+1 || f.Last <= last || tag.RowsAffected() != f.Last-last {
-			return catalog.ErrFeedMoved
-		}
-		_, err = tx.Exec(ctx, "INSERT INTO feed_segments("+segmentColumns+", packed) VALUES($1, $2, $3, $4, $5, $6)", f.Number, f.Last, f.Chain[:], f.Size, f.SHA256[:], notNull(f.Packed))
-		return err
+		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("seal segment %d of the feed: %w", f.Number, err)
+		return fmt.Errorf("seal segments of the feed: %w", err)
 	}
 	return nil
 }
 
 // FeedSegment implements catalog.Feed.
 func (db *DB) FeedSegment(ctx context.Context, number int64) (catalog.FeedSegment, error) {
-	found, err := rows(ctx, db, func(r pgx.CollectableRow) (catalog.FeedSegment, error) {
-		var packed []byte
-		f, err := scanSegmentAnd(r, &packed)
-		f.Packed = packed
-		return f, err
-	}, "SELECT "+segmentColumns+", packed FROM feed_segments WHERE number = $1", number)
+	found, err := rows(ctx, db, scanSegment, "SELECT "+segmentColumns+" FROM feed_segments WHERE number = $1", number)
 	if err == nil && len(found) == 0 {
 		err = catalog.ErrNotFound
 	}
@@ -165,4 +165,30 @@ func (db *DB) FeedSegments(ctx context.Context) iter.Seq2[catalog.FeedSegment, e
 		}
 		return rows(ctx, db, scanSegment, "SELECT "+segmentColumns+" FROM feed_segments WHERE number > $1 ORDER BY number LIMIT $2", from, page)
 	})
+}
+
+// FeedPacked implements catalog.Feed.
+func (db *DB) FeedPacked(ctx context.Context) (f catalog.FeedSegment, packed []byte, err error) {
+	found, err := rows(ctx, db, func(r pgx.CollectableRow) (catalog.FeedSegment, error) {
+		return scanSegmentAnd(r, &packed)
+	}, "SELECT "+segmentColumns+", packed FROM feed_packed ORDER BY number LIMIT 1")
+	if err == nil && len(found) == 0 {
+		err = catalog.ErrNotFound
+	}
+	if err != nil {
+		return catalog.FeedSegment{}, nil, fmt.Errorf("read a packed segment of the feed: %w", err)
+	}
+	return found[0], packed, nil
+}
+
+// FeedUnpacked implements catalog.Feed.
+func (db *DB) FeedUnpacked(ctx context.Context, number int64) error {
+	err := db.write(ctx, beginFeeding, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "DELETE FROM feed_packed WHERE number = $1", number)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("drop packed segment %d of the feed: %w", number, err)
+	}
+	return nil
 }

@@ -81,6 +81,14 @@ CREATE TABLE feed(single boolean PRIMARY KEY CHECK (single), origin text NOT NUL
 CREATE TABLE feed_lines(seq bigint PRIMARY KEY, chain bytea NOT NULL CHECK (octet_length(chain) = 32), line bytea NOT NULL);
 CREATE TABLE feed_segments(number bigint PRIMARY KEY, last bigint NOT NULL, chain bytea NOT NULL CHECK (octet_length(chain) = 32), size bigint NOT NULL, sha256 bytea NOT NULL CHECK (octet_length(sha256) = 32), packed bytea NOT NULL);
 `,
+	// Texts of the feed's segments are in the object store alone; what is here of them says what they are. Those that were kept here wait in
+	// feed_packed until a herder has moved them.
+	`
+ALTER TABLE feed_segments RENAME TO feed_packed;
+ALTER INDEX feed_segments_pkey RENAME TO feed_packed_pkey;
+CREATE TABLE feed_segments(number bigint PRIMARY KEY, last bigint NOT NULL, chain bytea NOT NULL CHECK (octet_length(chain) = 32), size bigint NOT NULL, sha256 bytea NOT NULL CHECK (octet_length(sha256) = 32));
+INSERT INTO feed_segments SELECT number, last, chain, size, sha256 FROM feed_packed;
+`,
 }
 
 // The states of an object.

@@ -113,7 +113,7 @@ func (db *DB) FeedTail(ctx context.Context) (last catalog.FeedSegment, lines []c
 }
 
 // SealFeed implements catalog.Feed.
-func (db *DB) SealFeed(ctx context.Context, f catalog.FeedSegment) error {
+func (db *DB) SealFeed(ctx context.Context, segments ...catalog.FeedSegment) error {
 	err := db.write(ctx, func(conn *sqlite.Conn) error {
 		var number, last int64
 		err := sqlitex.Execute(conn, "SELECT coalesce(max(number), 0), coalesce(max(last), 0) FROM feed_segments", &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
@@ -123,28 +123,37 @@ func (db *DB) SealFeed(ctx context.Context, f catalog.FeedSegment) error {
 		if err != nil {
 			return err
 		}
-		if err := sqlitex.Execute(conn, "DELETE FROM feed_lines WHERE seq <= ?", &sqlitex.ExecOptions{Args: []any{f.Last}}); err != nil {
-			return err
+		for _, f := range segments {
+			if err := sqlitex.Execute(conn, "DELETE FROM feed_lines WHERE seq <= ?", &sqlitex.ExecOptions{Args: []any{f.Last}}); err != nil {
+				return err
+			}
+			if f.Number != number+1 || f.Last <= last || int64(conn.Changes()) != f.Last-last {
+				return fmt.Errorf("segment %d: %w", f.Number, catalog.ErrFeedMoved)
+			}
+			if err := insertSegment(conn, f); err != nil {
+				return err
+			}
+			number, last = f.Number, f.Last
 		}
-		if f.Number != number+1 || f.Last <= last || int64(conn.Changes()) != f.Last-last {
-			return catalog.ErrFeedMoved
-		}
-		return sqlitex.Execute(conn, "INSERT INTO feed_segments(number, last, chain, size, sha256, packed) VALUES(?, ?, ?, ?, ?, ?)",
-			&sqlitex.ExecOptions{Args: []any{f.Number, f.Last, f.Chain[:], f.Size, f.SHA256[:], f.Packed}})
+		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("seal segment %d of the feed: %w", f.Number, err)
+		return fmt.Errorf("seal segments of the feed: %w", err)
 	}
 	return nil
+}
+
+func insertSegment(conn *sqlite.Conn, f catalog.FeedSegment) error {
+	return sqlitex.Execute(conn, "INSERT INTO feed_segments(number, last, chain, size, sha256) VALUES(?, ?, ?, ?, ?)",
+		&sqlitex.ExecOptions{Args: []any{f.Number, f.Last, f.Chain[:], f.Size, f.SHA256[:]}})
 }
 
 // FeedSegment implements catalog.Feed.
 func (db *DB) FeedSegment(ctx context.Context, number int64) (f catalog.FeedSegment, err error) {
 	err = db.read(ctx, func(conn *sqlite.Conn) error {
-		return sqlitex.Execute(conn, "SELECT number, last, chain, size, sha256, packed FROM feed_segments WHERE number = ?", &sqlitex.ExecOptions{Args: []any{number},
+		return sqlitex.Execute(conn, selectSegment+"WHERE number = ?", &sqlitex.ExecOptions{Args: []any{number},
 			ResultFunc: func(s *sqlite.Stmt) error {
 				f = scanSegment(s)
-				f.Packed = columnBytes(s, 5)
 				return nil
 			}})
 	})
@@ -172,11 +181,39 @@ func (db *DB) FeedSegments(ctx context.Context) iter.Seq2[catalog.FeedSegment, e
 	})
 }
 
+// FeedPacked implements catalog.Feed.
+func (db *DB) FeedPacked(ctx context.Context) (f catalog.FeedSegment, packed []byte, err error) {
+	err = db.read(ctx, func(conn *sqlite.Conn) error {
+		return sqlitex.Execute(conn, "SELECT number, last, chain, size, sha256, packed FROM feed_packed ORDER BY number LIMIT 1", &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
+			f, packed = scanSegment(s), columnBytes(s, 5)
+			return nil
+		}})
+	})
+	if err == nil && f.Number == 0 {
+		err = catalog.ErrNotFound
+	}
+	if err != nil {
+		return catalog.FeedSegment{}, nil, fmt.Errorf("read a packed segment of the feed: %w", err)
+	}
+	return f, packed, nil
+}
+
+// FeedUnpacked implements catalog.Feed.
+func (db *DB) FeedUnpacked(ctx context.Context, number int64) error {
+	err := db.write(ctx, func(conn *sqlite.Conn) error {
+		return sqlitex.Execute(conn, "DELETE FROM feed_packed WHERE number = ?", &sqlitex.ExecOptions{Args: []any{number}})
+	})
+	if err != nil {
+		return fmt.Errorf("drop packed segment %d of the feed: %w", number, err)
+	}
+	return nil
+}
+
 // AdoptFeed gives a catalogue that Build has made the feed that its items were told in, which goes on where it ended: the catalogue must
 // not have had a feed, and what it counts as changes until now are records of it.
 func (db *DB) AdoptFeed(ctx context.Context, origin string, segments iter.Seq2[catalog.FeedSegment, error], tail []catalog.FeedLine) error {
 	err := db.write(ctx, func(conn *sqlite.Conn) error {
-		if n, err := scalar(conn, "SELECT (SELECT count(*) FROM feed) + (SELECT count(*) FROM feed_lines) + (SELECT count(*) FROM feed_segments)"); err != nil {
+		if n, err := scalar(conn, "SELECT (SELECT count(*) FROM feed) + (SELECT count(*) FROM feed_lines) + (SELECT count(*) FROM feed_segments) + (SELECT count(*) FROM feed_packed)"); err != nil {
 			return err
 		} else if n > 0 {
 			return catalog.ErrPresent
@@ -188,9 +225,7 @@ func (db *DB) AdoptFeed(ctx context.Context, origin string, segments iter.Seq2[c
 			if err != nil {
 				return err
 			}
-			err = sqlitex.Execute(conn, "INSERT INTO feed_segments(number, last, chain, size, sha256, packed) VALUES(?, ?, ?, ?, ?, ?)",
-				&sqlitex.ExecOptions{Args: []any{f.Number, f.Last, f.Chain[:], f.Size, f.SHA256[:], f.Packed}})
-			if err != nil {
+			if err := insertSegment(conn, f); err != nil {
 				return err
 			}
 		}

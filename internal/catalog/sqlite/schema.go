@@ -17,7 +17,7 @@ const applicationID = 0x6e617266
 const firstSchema = 3
 
 // migrations bring a catalogue from one version to the next. They only ever grow at the end: what has been released is not edited.
-var migrations = []string{tables + indexes, afterlife}
+var migrations = []string{tables + indexes, afterlife, sealedElsewhere}
 
 // tables and indexes are the first schema. The indexes by hash are apart, because whoever fills an empty catalogue makes them at the end.
 const (
@@ -95,6 +95,14 @@ CREATE INDEX items_by_nar ON items(nar);
 CREATE UNIQUE INDEX nars_by_hash ON nars(hash);
 `
 )
+
+// sealedElsewhere takes the texts of the feed's segments out of the catalogue: they are in the object store alone, and what is here of them
+// says what they are. Texts that were kept here wait in feed_packed until a herder has moved them.
+const sealedElsewhere = `
+ALTER TABLE feed_segments RENAME TO feed_packed;
+CREATE TABLE feed_segments(number INTEGER PRIMARY KEY, last INTEGER NOT NULL, chain BLOB NOT NULL, size INTEGER NOT NULL, sha256 BLOB NOT NULL);
+INSERT INTO feed_segments SELECT number, last, chain, size, sha256 FROM feed_packed;
+`
 
 // lastSchema is the number of the schema that this version writes.
 var lastSchema = firstSchema + len(migrations) - 1

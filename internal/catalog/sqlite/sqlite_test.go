@@ -19,6 +19,11 @@ func TestContract(t *testing.T) {
 	catalogtest.Run(t, fresh, again)
 }
 
+func TestLifecycle(t *testing.T) {
+	fresh, again := files()
+	catalogtest.Lifecycle(t, fresh, again)
+}
+
 func TestModel(t *testing.T) {
 	for seed := range uint64(4) {
 		fresh, again := files()

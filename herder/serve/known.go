@@ -9,6 +9,22 @@ import (
 	"narfold/internal/storepath"
 )
 
+// absence tells what is certainly not published, from memory.
+type absence interface {
+	// Remember fills the memory. Until it has returned, Absent knows nothing.
+	Remember(ctx context.Context) error
+	// Absent reports whether h is certainly not published. False says nothing.
+	Absent(ctx context.Context, h storepath.HashPart) (bool, error)
+}
+
+// absenceOf returns the catalogue's own memory, if it has one, and else a table.
+func absenceOf(c Catalogue) absence {
+	if own, ok := c.(absence); ok {
+		return own
+	}
+	return &known{catalogue: c}
+}
+
 // known is a table in memory of everything that is published, so that a request for what is not costs no look-up. A client that asks
 // what a server has of a thousand items mostly hears that it has not.
 //
@@ -28,8 +44,8 @@ type known struct {
 	tags    tags
 }
 
-// load fills the table for the first time. Requests are answered meanwhile, by looking up.
-func (k *known) load(ctx context.Context) error {
+// Remember fills the table for the first time. Requests are answered meanwhile, by looking up.
+func (k *known) Remember(ctx context.Context) error {
 	var t tags
 	version, err := k.catalogue.Version(ctx)
 	if err != nil {
@@ -64,8 +80,8 @@ func (k *known) update(ctx context.Context) error {
 	return nil
 }
 
-// absent reports whether h is certainly not published. False says nothing.
-func (k *known) absent(ctx context.Context, h storepath.HashPart) (bool, error) {
+// Absent implements absence.
+func (k *known) Absent(ctx context.Context, h storepath.HashPart) (bool, error) {
 	hash := h.Bytes()
 	version, err := k.catalogue.Version(ctx)
 	if err != nil {

@@ -17,7 +17,7 @@ func loaded(t *testing.T, c *shelf) *Server {
 	t.Helper()
 	s := newServer(t, c)
 	c.put("there")
-	if err := s.known.load(t.Context()); err != nil {
+	if err := s.known.Remember(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return s

@@ -43,7 +43,7 @@ func (s *Server) lookUp(ctx context.Context, h storepath.HashPart) (*prepared, e
 	if p := s.prepared.find([]byte(h)); p != nil {
 		return p, nil
 	}
-	if absent, err := s.known.absent(ctx, h); err != nil {
+	if absent, err := s.known.Absent(ctx, h); err != nil {
 		return nil, err
 	} else if absent {
 		return nil, catalog.ErrNotFound

@@ -64,7 +64,7 @@ type Catalogue interface {
 type Server struct {
 	Config
 	prepared *preparedCache
-	known    known
+	known    absence
 	files    *httpfront.FileCache
 	notFound []byte // the prepared head of a 404 for a narinfo
 	summary  summaryCache
@@ -86,7 +86,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.NewTTL > cfg.TTL {
 		return nil, fmt.Errorf("serve: new-ttl %v is longer than ttl %v, for which nars are kept", cfg.NewTTL, cfg.TTL)
 	}
-	s := &Server{Config: cfg, known: known{catalogue: cfg.Catalogue}, prepared: newPreparedCache(cfg.CacheBytes), files: httpfront.NewFileCache(4096, 5*time.Second)}
+	s := &Server{Config: cfg, known: absenceOf(cfg.Catalogue), prepared: newPreparedCache(cfg.CacheBytes), files: httpfront.NewFileCache(4096, 5*time.Second)}
 	var err error
 	s.notFound, err = httpfront.Head(http.StatusNotFound, int64(len(notFoundBody)), httpfront.Field{Name: "Content-Type", Value: "text/plain; charset=utf-8"},
 		httpfront.Field{Name: "Cache-Control", Value: maxAge(cfg.NegativeTTL)})
@@ -103,7 +103,7 @@ func (s *Server) Run(ctx context.Context) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	defer s.files.Close()
-	if err := s.known.load(ctx); err != nil && ctx.Err() == nil {
+	if err := s.known.Remember(ctx); err != nil && ctx.Err() == nil {
 		s.Log.Warn("misses are looked up one by one", "error", err)
 	}
 	trim := time.Now()

@@ -3,7 +3,7 @@
 // references, of which an item has nine, are not read from the disk.
 //
 // Numbers are those of a catalogue that never gives one twice: from 1, ascending in time, with gaps. What a directory says of a
-// number is right for ever; that it does not know one says nothing.
+// number is right for ever; that it does not know one says nothing. Nothing is taken out again: of what it says is there, the catalogue is asked.
 package directory
 
 import (
@@ -42,11 +42,11 @@ func (c *chunk) rank(low int64) (at int, there bool) {
 	return int(c.before[word]) + bits.OnesCount64(c.bits[word]&(bit-1)), c.bits[word]&bit != 0
 }
 
-// Directory is a set of items. Its zero value is empty. It is safe for concurrent use.
+// Directory is a set of items that only grows. Its zero value is empty. It is safe for concurrent use.
 type Directory struct {
 	mu     sync.RWMutex
 	chunks []*chunk
-	// slots are the numbers of the items that are there, by their hash parts, which are as random as any hash: open addressing by
+	// slots are the numbers of items, the last of each hash part, by the hash parts, which are as random as any hash: open addressing by
 	// linear probing. 0 is free.
 	slots []uint32
 	used  int
@@ -91,35 +91,7 @@ func (d *Directory) Add(id int64, hash [20]byte, name []byte) {
 	if d.slots[i] == 0 {
 		d.used++
 	}
-	d.slots[i] = uint32(id) // an item that was removed and came back has a new number
-}
-
-// Remove forgets that there is an item with this hash part. Its name is still told, for those who reference it.
-func (d *Directory) Remove(hash [20]byte) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.slots) == 0 {
-		return
-	}
-	i := d.slot(hash)
-	if d.slots[i] == 0 {
-		return
-	}
-	d.used--
-	// What was put behind it because its place was taken moves up.
-	mask := len(d.slots) - 1
-	for j := i; ; {
-		j = (j + 1) & mask
-		if d.slots[j] == 0 {
-			break
-		}
-		wants := home(d.entry(d.slots[j]).hash) & mask
-		if (j-wants)&mask >= (j-i)&mask {
-			d.slots[i] = d.slots[j]
-			i = j
-		}
-	}
-	d.slots[i] = 0
+	d.slots[i] = uint32(id) // one that went and came back has a new number
 }
 
 // Find returns the number of the item with this hash part, and whether there is one.
@@ -133,7 +105,7 @@ func (d *Directory) Find(hash [20]byte) (id int64, ok bool) {
 	return id, id != 0
 }
 
-// Base returns the base name of the item with this number, also of one that was removed, and whether it is known.
+// Base returns the base name of the item with this number, and whether it is known.
 func (d *Directory) Base(id int64) (b storepath.Base, ok bool) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()

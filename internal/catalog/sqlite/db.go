@@ -30,6 +30,7 @@ type DB struct {
 
 	texts texts
 	names names
+	items remembered
 
 	watching sync.Mutex
 	watcher  *sqlite.Conn // only ever asks for the data version, so that every commit, also our own, is another's

@@ -174,7 +174,7 @@ func (db *DB) references(conn *sqlite.Conn, id int64, packed []byte) (refs []sto
 		}
 		packed = packed[n:]
 		distance += int64(step)
-		b, err := db.names.of(conn, id-distance)
+		b, err := db.base(conn, id-distance)
 		if err != nil {
 			return nil, err
 		}

@@ -16,7 +16,13 @@ import (
 // Item implements catalog.Reader.
 func (db *DB) Item(ctx context.Context, h storepath.HashPart) (it catalog.Item, err error) {
 	found := false
+	id, _ := db.items.Find(h.Bytes())
 	err = db.read(ctx, func(conn *sqlite.Conn) (err error) {
+		if id != 0 { // which saves a search, and may have been withdrawn since, and have come back under another
+			if it, found, err = db.one(conn, "WHERE items.id = ?", id); err != nil || found {
+				return err
+			}
+		}
 		it, found, err = db.one(conn, "WHERE items.hash = ?", order(h))
 		return err
 	})

@@ -177,6 +177,8 @@ func (r *rows) find(ctx context.Context, h storepath.HashPart) (bool, error) {
 	return id != 0, err
 }
 
+func (r *rows) remember(context.Context) (own bool, err error) { return false, nil }
+
 func (r *rows) eachHashPart(ctx context.Context, f func([20]byte)) error {
 	return r.read(ctx, func(conn *sqlite.Conn) error {
 		return sqlitex.Execute(conn, "SELECT store_path FROM narinfos", &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {

@@ -151,7 +151,7 @@ type used struct {
 	// From the start of opening, with nothing of the database in the caches of the operating system.
 	OpenSeconds   float64 `json:"open_seconds"`    // until it is open
 	AnswerSeconds float64 `json:"answer_seconds"`  // until the first item is found
-	TableSeconds  float64 `json:"table_seconds"`   // until the hash parts of all are in memory
+	TableSeconds  float64 `json:"table_seconds"`   // until all that a herder keeps in memory is there
 	RSS           int64   `json:"rss_bytes"`       // that opening, and holding the table, has added to the process
 	RSSAfter      int64   `json:"rss_after_bytes"` // the same after all look-ups: with full caches
 
@@ -192,13 +192,16 @@ func using(ctx context.Context, s settings) (result used, err error) {
 	}
 	result.AnswerSeconds = time.Since(begun).Seconds()
 	var t table
-	if err := db.eachHashPart(ctx, t.add); err != nil {
+	own, err := db.remember(ctx)
+	if err == nil && !own {
+		if err = db.eachHashPart(ctx, t.add); err == nil && t.used != s.items {
+			err = fmt.Errorf("table of hash parts: have %d items, want %d", t.used, s.items)
+		}
+	}
+	if err != nil {
 		return result, err
 	}
 	result.TableSeconds = time.Since(begun).Seconds()
-	if t.used != s.items {
-		return result, fmt.Errorf("table of hash parts: have %d items, want %d", t.used, s.items)
-	}
 	rss, err := settled()
 	if err != nil {
 		return result, err

@@ -22,6 +22,8 @@ type subject interface {
 	load(ctx context.Context, items iter.Seq2[catalog.Publication, error], batch int) error
 	// find looks an item up with all that is needed to serve its narinfo, and reports whether it is there.
 	find(ctx context.Context, h storepath.HashPart) (bool, error)
+	// remember brings what a herder keeps in memory there, if the database does that itself.
+	remember(ctx context.Context) (own bool, err error)
 	// eachHashPart calls f for every item.
 	eachHashPart(ctx context.Context, f func([20]byte)) error
 	// scan walks all items with their references and files, and returns how many items and references there were.
@@ -121,7 +123,27 @@ func (c catalogue) publish(ctx context.Context, ps []catalog.Publication) error 
 	return nil
 }
 
+// remembers is what a catalogue has that keeps a directory of its items in memory, for a herder.
+type remembers interface {
+	Remember(ctx context.Context) error
+	Absent(ctx context.Context, h storepath.HashPart) (bool, error)
+}
+
+// remember lets a herder's memory be filled, if the catalogue has one of its own.
+func (c catalogue) remember(ctx context.Context) (own bool, err error) {
+	m, own := c.Catalogue.(remembers)
+	if own {
+		err = m.Remember(ctx)
+	}
+	return own, err
+}
+
 func (c catalogue) find(ctx context.Context, h storepath.HashPart) (bool, error) {
+	if m, own := c.Catalogue.(remembers); own { // as a herder asks
+		if absent, err := m.Absent(ctx, h); err != nil || absent {
+			return false, err
+		}
+	}
 	switch it, err := c.Item(ctx, h); {
 	case errors.Is(err, catalog.ErrNotFound):
 		return false, nil

@@ -100,7 +100,7 @@ func (t *publishing) beginDelete(ids []int64, before time.Time, known *web) ([]c
 				keeper = known.outside[id]
 			}
 			var err error
-			if o.By, err = t.db.names.of(t.conn, keeper); err != nil {
+			if o.By, err = t.db.base(t.conn, keeper); err != nil {
 				return nil, err
 			}
 		default:

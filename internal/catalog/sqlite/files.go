@@ -44,19 +44,24 @@ const (
 )
 
 func scanFile(s *sqlite.Stmt) (f catalog.File, err error) {
+	if f, err = scanForm(s); err != nil || f.Key != "" {
+		return f, err
+	}
+	var owner [20]byte
+	s.ColumnBytes(6, owner[:])
+	f.Key = catalog.NarKey(f.Compression, base(owner[:], s.ColumnText(7)), s.ColumnInt(5))
+	return f, nil
+}
+
+// scanForm reads the first five columns of selectFile. The key is "" if it is that of an item.
+func scanForm(s *sqlite.Stmt) (f catalog.File, err error) {
 	n := s.ColumnInt(0)
 	if n < 0 || n >= len(methods) {
 		return f, fmt.Errorf("%w: compression %d is not known", catalog.ErrNewer, n)
 	}
 	f = catalog.File{Compression: methods[n], Size: s.ColumnInt64(1), Verified: fromMillis(s.ColumnInt64(3))}
 	s.ColumnBytes(2, f.SHA256[:])
-	if !s.ColumnIsNull(4) {
-		f.Key = objstore.Key(s.ColumnText(4))
-		return f, nil
-	}
-	var owner [20]byte
-	s.ColumnBytes(6, owner[:])
-	f.Key = catalog.NarKey(f.Compression, base(owner[:], s.ColumnText(7)), s.ColumnInt(5))
+	f.Key = objstore.Key(s.ColumnText(4))
 	return f, nil
 }
 
@@ -68,6 +73,26 @@ func base(order []byte, name string) storepath.Base {
 func files(conn *sqlite.Conn, nar int64) (files []catalog.File, err error) {
 	err = sqlitex.Execute(conn, selectFile+"WHERE f.nar = ?", &sqlitex.ExecOptions{Args: []any{nar}, ResultFunc: func(s *sqlite.Stmt) error {
 		f, err := scanFile(s)
+		files = append(files, f)
+		return err
+	}})
+	sortFiles(files)
+	return files, err
+}
+
+// filesOf returns the files of an item's nar. Mostly their keys are the item's own, for which no other row is needed.
+func (db *DB) filesOf(conn *sqlite.Conn, it *catalog.Item, nar int64) (files []catalog.File, err error) {
+	err = sqlitex.Execute(conn, "SELECT method, size, sha256, verified, key, generation, owner FROM files WHERE nar = ?", &sqlitex.ExecOptions{Args: []any{nar}, ResultFunc: func(s *sqlite.Stmt) error {
+		f, err := scanForm(s)
+		if err == nil && f.Key == "" {
+			owner := it.Path.Base
+			if id := s.ColumnInt64(6); id != it.Sequence {
+				if owner, err = db.base(conn, id); err != nil {
+					return err
+				}
+			}
+			f.Key = catalog.NarKey(f.Compression, owner, s.ColumnInt(5))
+		}
 		files = append(files, f)
 		return err
 	}})

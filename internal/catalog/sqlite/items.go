@@ -206,19 +206,7 @@ func (n *names) of(conn *sqlite.Conn, id int64) (b storepath.Base, err error) {
 		return b, nil
 	}
 	if b == "" {
-		err = sqlitex.Execute(conn, "SELECT hash, name FROM items WHERE id = ?", &sqlitex.ExecOptions{Args: []any{id}, ResultFunc: func(s *sqlite.Stmt) error {
-			var hash [20]byte
-			s.ColumnBytes(0, hash[:])
-			b = base(hash[:], s.ColumnText(1))
-			return nil
-		}})
-		if err == nil && b == "" {
-			b, err = formerName(conn, id)
-		}
-		if err == nil && b == "" {
-			err = fmt.Errorf("%w: item %d is referenced and is not there", catalog.ErrDamaged, id)
-		}
-		if err != nil {
+		if b, err = baseOf(conn, id); err != nil {
 			return "", err
 		}
 	}
@@ -229,4 +217,20 @@ func (n *names) of(conn *sqlite.Conn, id int64) (b storepath.Base, err error) {
 	}
 	n.base[id] = b
 	return b, nil
+}
+
+func baseOf(conn *sqlite.Conn, id int64) (b storepath.Base, err error) {
+	err = sqlitex.Execute(conn, "SELECT hash, name FROM items WHERE id = ?", &sqlitex.ExecOptions{Args: []any{id}, ResultFunc: func(s *sqlite.Stmt) error {
+		var hash [20]byte
+		s.ColumnBytes(0, hash[:])
+		b = base(hash[:], s.ColumnText(1))
+		return nil
+	}})
+	if err == nil && b == "" {
+		b, err = formerName(conn, id)
+	}
+	if err == nil && b == "" {
+		err = fmt.Errorf("%w: item %d is referenced and is not there", catalog.ErrDamaged, id)
+	}
+	return b, err
 }

@@ -96,10 +96,13 @@ func (db *DB) Absent(ctx context.Context, h storepath.HashPart) (bool, error) {
 	return !there, nil
 }
 
-// base returns the base name of an item that is referenced. conn must see only what is committed.
+// base returns the base name of an item that is referenced.
 func (db *DB) base(conn *sqlite.Conn, id int64) (storepath.Base, error) {
 	if b, ok := db.items.Base(id); ok {
 		return b, nil
+	}
+	if conn == db.writer { // it may be new, and its id another's if this transaction comes to nothing
+		return baseOf(conn, id)
 	}
 	return db.names.of(conn, id)
 }

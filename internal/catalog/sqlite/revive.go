@@ -89,7 +89,7 @@ func (t *publishing) revive(h storepath.HashPart) (int64, error) {
 		return 0, err
 	}
 	for i, ref := range ids {
-		b, err := t.db.names.of(t.conn, ref)
+		b, err := t.db.base(t.conn, ref)
 		if err != nil {
 			return 0, err
 		}

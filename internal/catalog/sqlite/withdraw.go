@@ -207,7 +207,7 @@ func (t *publishing) withdraw(w catalog.Withdrawal, ids []int64, known *web) ([]
 			if keeper == id {
 				keeper = known.outside[id]
 			}
-			if o.By, err = t.db.names.of(t.conn, keeper); err != nil {
+			if o.By, err = t.db.base(t.conn, keeper); err != nil {
 				return nil, err
 			}
 		}

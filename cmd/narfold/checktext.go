@@ -67,6 +67,9 @@ func (r checkText) next(f *check.Finding) string {
 	}
 	switch f.Kind {
 	case check.Missing, check.Size, check.Corrupt:
+		if f.Segment > 0 {
+			return fmt.Sprintf("narfold repair %s SOURCE, with a mirror or a copy of this feed, or bring back %s from a backup: %d bytes, %s", r.flags.text(), where, f.Size, f.SHA256)
+		}
 		if f.Size == 0 {
 			return "bring back " + where + " from a backup"
 		}

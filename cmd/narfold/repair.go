@@ -38,7 +38,8 @@ func (repairCommand) Help() string {
 narfold import, and puts the objects back. A nar is expanded and must be the one that was published. Where the published bytes
 can be had or made again they come back under the same key; where not, the nar gets a new object under a new key, and the old
 one is an upload for narfold check --remove-abandoned. Sound objects are not touched. The deployment may be in use meanwhile,
-and a running herder serves what is mended within seconds.
+and a running herder serves what is mended within seconds. Segments of the change feed come back from the sources too, if one of
+them keeps the same feed, or are made again of what the catalogue knows, if their items have not changed since.
 
 Without --deep or --item only missing objects and those of another size are found.
 
@@ -76,7 +77,9 @@ type repairSummary struct {
 	Sources []string `json:"source_errors,omitempty"`
 	Seconds float64  `json:"seconds"`
 
-	flags deploymentFlags
+	flags    deploymentFlags
+	segments []*check.Finding  // of the change feed
+	feed     []*repair.Mending // of segments
 }
 
 // mostDamaged is how many damaged files of each kind one run mends: each takes about a KiB of memory.
@@ -100,6 +103,9 @@ func (c *repairCommand) Run(ctx context.Context, inv *invocation) (err error) {
 		return err
 	}
 	unavailable, err := c.mend(ctx, inv, p.Spool, r, sum)
+	if err == nil {
+		sum.feed, err = c.mendFeed(ctx, d, sum.segments)
+	}
 	sum.count(r)
 	sum.Seconds = time.Since(begun).Seconds()
 	if err != nil && len(sum.Mendings) == int(sum.Left) {
@@ -152,6 +158,10 @@ func (c *repairCommand) find(ctx context.Context, inv *invocation, d *deployment
 	for _, f := range report.Findings {
 		if f.Kind.Damage() {
 			sum.Untold--
+		}
+		if f.Segment > 0 && f.Kind.Damage() {
+			sum.segments = append(sum.segments, f)
+			continue
 		}
 		taken, err := r.Found(ctx, f)
 		if err != nil {
@@ -218,7 +228,7 @@ func (c *repairCommand) mend(ctx context.Context, inv *invocation, spool string,
 
 // count sums up what became of the files.
 func (s *repairSummary) count(r *repair.Repairer) {
-	s.Mendings = r.Mendings()
+	s.Mendings = append(r.Mendings(), s.feed...)
 	s.Left = int64(len(s.Other)) + s.Untold
 	for _, m := range s.Mendings {
 		switch m.Result {
@@ -241,7 +251,10 @@ func (s *repairSummary) count(r *repair.Repairer) {
 
 func (s *repairSummary) print(w io.Writer) {
 	for _, m := range s.Mendings {
-		fmt.Fprintf(w, "%s: %s\n  %s: %s\n  item: %s\n", m.Result, m.Key, m.Kind, m.Detail, some(m.Items, int64(len(m.Items))))
+		fmt.Fprintf(w, "%s: %s\n  %s: %s\n", m.Result, m.Key, m.Kind, m.Detail)
+		if len(m.Items) > 0 {
+			fmt.Fprintf(w, "  item: %s\n", some(m.Items, int64(len(m.Items))))
+		}
 		switch m.Result {
 		case repair.Replaced:
 			fmt.Fprintf(w, "  from: %s, under the key %s\n", m.Source, m.NewKey)

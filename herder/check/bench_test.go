@@ -54,6 +54,14 @@ func (e *endless) Differences(context.Context) iter.Seq2[catalog.Difference, err
 	return func(func(catalog.Difference, error) bool) {}
 }
 
+func (e *endless) FeedSegments(context.Context) iter.Seq2[catalog.FeedSegment, error] {
+	return func(func(catalog.FeedSegment, error) bool) {}
+}
+
+func (e *endless) FeedPacked(context.Context) (catalog.FeedSegment, []byte, error) {
+	return catalog.FeedSegment{}, nil, catalog.ErrNotFound
+}
+
 func (e *endless) Items(context.Context, int64) iter.Seq2[catalog.Item, error] {
 	base := func(i int) storepath.Base {
 		d := digest.Of(fmt.Append(nil, i))

@@ -30,6 +30,8 @@ type Config struct {
 
 	// Sample is the portion of the files to expand and hash: 0 for none, 1 for all, and between them that many, chosen by chance.
 	Sample float64
+	// NotWithin passes over files that were verified within that time, so that a check that was interrupted goes on where it was.
+	NotWithin time.Duration
 	// Rate is how many bytes are read from the object store in a second for that. Default: as many as there are.
 	Rate int64
 	// Workers is how many files are expanded at once. Default: GOMAXPROCS.
@@ -64,6 +66,8 @@ type Catalogue interface {
 	Item(ctx context.Context, h storepath.HashPart) (catalog.Item, error)
 	Missing(ctx context.Context, hs []storepath.HashPart) ([]storepath.HashPart, error)
 	RecordVerified(ctx context.Context, keys []objstore.Key, at time.Time) error
+	FeedSegments(ctx context.Context) iter.Seq2[catalog.FeedSegment, error]
+	FeedPacked(ctx context.Context) (catalog.FeedSegment, []byte, error)
 	// Reserve is asked only for RemoveUnknown.
 	Reserve(ctx context.Context, wants []catalog.Want) ([]objstore.Key, error)
 }
@@ -83,6 +87,8 @@ type checker struct {
 	// Damaged keys and items, for naming and for what references them; at most Findings of each kind.
 	damagedKeys  map[objstore.Key]*Finding
 	damagedItems map[storepath.HashPart][]*Finding
+
+	segments map[int64]int64 // sizes of the feed's segments in the store, by number: one for each thousand changes
 }
 
 // Run checks. What it found is in the report, damage too; it fails only if it could not go on, with what it had found until then.
@@ -100,6 +106,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		Config: cfg, begun: time.Now(), report: &Report{Sample: cfg.Sample},
 		damagedKeys:  make(map[objstore.Key]*Finding),
 		damagedItems: make(map[storepath.HashPart][]*Finding),
+		segments:     make(map[int64]int64),
 	}
 	err := c.run(ctx)
 	if err != nil {
@@ -127,6 +134,7 @@ func (c *checker) run(ctx context.Context) (err error) {
 	}{
 		{"remove abandoned uploads", c.removeAbandoned, c.RemoveAbandoned},
 		{"compare catalogue and object store", func(ctx context.Context) error { return c.compare(ctx, c.unaccounted) }, true},
+		{"check the change feed", c.feed, true},
 		{"expand nars", c.expandAll, c.Sample > 0},
 		{"check references", c.closure, true},
 		{"list what waits", c.pending, true},

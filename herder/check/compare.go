@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"narfold/herder/feedserver"
 	"narfold/internal/catalog"
 	"narfold/internal/objstore"
 )
@@ -130,6 +131,9 @@ func (c *checker) upload(ctx context.Context, u catalog.Upload, object objstore.
 func (c *checker) stray(ctx context.Context, object objstore.Info, unknown func(context.Context, objstore.Info) error) error {
 	if strings.HasPrefix(string(object.Key), catalog.FeedPrefix) {
 		c.report.Feed++
+		if n := feedserver.SegmentNumber(object.Key); n > 0 {
+			c.segments[n] = object.Size
+		}
 		return nil
 	}
 	state, err := c.Catalogue.Owner(ctx, object.Key)

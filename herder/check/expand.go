@@ -52,7 +52,7 @@ func (c *checker) expandAll(ctx context.Context) (err error) {
 				case err != nil:
 					return err
 				// What was verified since the check began came meanwhile.
-				case other, !f.Verified.Before(c.begun), c.Sample < 1 && rand.Float64() >= c.Sample, e.told(f.Key):
+				case other, !f.Verified.Before(c.begun.Add(-c.NotWithin)), c.Sample < 1 && rand.Float64() >= c.Sample, e.told(f.Key):
 					continue
 				}
 				select {

@@ -47,6 +47,8 @@ type Finding struct {
 	// Referrers is how many published items reference one of Items directly, and ReferrersFirst the first ten.
 	Referrers      int64    `json:"referrers,omitempty"`
 	ReferrersFirst []string `json:"referrers_first,omitempty"`
+	// Segment is the number of the change feed's segment that the object is, or 0.
+	Segment int64 `json:"segment,omitempty"`
 	// Modified is when an unaccounted object was put.
 	Modified time.Time `json:"modified,omitzero"`
 }
@@ -75,7 +77,9 @@ type Report struct {
 	Objects     int64 `json:"objects"`      // in the store
 	ObjectBytes int64 `json:"object_bytes"` // as listed
 	Logs        int64 `json:"logs"`         // objects that are build logs
-	Feed        int64 `json:"feed"`         // objects that are copies of the change feed
+	Feed        int64 `json:"feed"`         // objects that are of the change feed
+
+	FeedSegments int64 `json:"feed_segments"` // segments of the change feed that were sealed
 
 	Uploads        int64 `json:"uploads"`         // keys handed out and not part of a published item
 	UploadObjects  int64 `json:"upload_objects"`  // of these, with an object

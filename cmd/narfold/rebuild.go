@@ -29,7 +29,8 @@ that narfold herder run keeps there, below feed/. The signature of its head, and
 that nothing is missing or changed. Then it is compared with the objects, as narfold check does. The feed goes on where it ended.
 
 What no feed tells is lost: tokens, items that waited for references, and what was published in the last seconds before the loss
-or while no herder ran. Objects of such items are told as unaccounted for, until they are imported again.
+or while no herder ran. Objects of such items are told as unaccounted for, until they are imported again; so are those of items that
+were withdrawn, and can be brought back only by publishing them again.
 
 Exit codes, as those of check: 0 all is well, 1 refused, or there are objects that nothing accounts for, 3 the object store is
 unavailable, 4 the feed is damaged, or an object that it names is missing.

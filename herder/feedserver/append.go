@@ -143,17 +143,32 @@ func (s *Server) append(ctx context.Context, texts [][]byte) error {
 	return nil
 }
 
+// recordOf makes the record of a change. What has no narinfo any more has none to be told: whatever its change was, the record says that it is
+// deleted, as its last one will.
 func recordOf(c catalog.Change) (feed.Record, error) {
 	it := c.Item
-	r := feed.Record{Sequence: c.Sequence, Time: c.At, Path: it.Path, NarHash: it.NarHash, NarSize: it.NarSize, Narinfo: it.Narinfo}
+	r := feed.Record{Sequence: c.Sequence, Time: c.At, Path: it.Path}
 	switch c.Kind {
 	case catalog.ChangePublished:
 		r.Op = feed.Publish
 	case catalog.ChangeFilesAdded, catalog.ChangeFileReplaced:
 		r.Op = feed.Files
+	case catalog.ChangeRestored:
+		r.Op = feed.Undo
+	case catalog.ChangeWithdrawn:
+		r.Op = feed.Withdraw
+		return r, nil
+	case catalog.ChangeDeleted:
+		r.Op = feed.Delete
+		return r, nil
 	default:
 		return r, fmt.Errorf("append to change feed: change %d is of kind %d, which has no record", c.Sequence, c.Kind)
 	}
+	if c.State == catalog.StateDeleting || c.State == catalog.StateGone {
+		r.Op = feed.Delete
+		return r, nil
+	}
+	r.NarHash, r.NarSize, r.Narinfo = it.NarHash, it.NarSize, it.Narinfo
 	for _, f := range it.Files {
 		r.Files = append(r.Files, feed.File{Compression: f.Compression, Size: f.Size, SHA256: f.SHA256, Key: f.Key, URL: narinfo.NarURL(f.Compression, it.Path.Base)})
 	}

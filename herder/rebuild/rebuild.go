@@ -3,7 +3,8 @@
 // The change feed is all that was ever said of what is served, and a herder keeps copies of it beside the nars. Its records have
 // the narinfos, as they were signed, and the objects' keys, sizes and hashes; the chain and the signed head prove that none is missing
 // or changed. What the feed does not tell is lost: tokens, items that waited for references, and what was published in the
-// last seconds or while no herder ran, whose objects a check finds as unaccounted for.
+// last seconds or while no herder ran, whose objects a check finds as unaccounted for. The same holds for the objects of items that were withdrawn,
+// which are not in the new catalogue.
 package rebuild
 
 import (
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"time"
 
 	"narfold/herder/feedserver"
 	"narfold/internal/catalog"
@@ -222,7 +224,8 @@ func (f *reader) covers(st *feed.Stretch) error {
 
 // outcome is what the feed says of an item in the end.
 type outcome struct {
-	published int64        // the record that published it last, or 0 if it was withdrawn
+	published int64        // the record that published it last, or brought it back; 0 if it is withdrawn
+	at        int64        // when it was published, in milliseconds since 1970
 	files     *feed.Record // that told its files last, if that was another
 }
 
@@ -235,13 +238,21 @@ func (f *reader) outcomes() (map[[20]byte]outcome, error) {
 		for i, r := range st.records {
 			hash := r.Path.HashPart().Bytes()
 			switch r.Op {
-			case feed.Publish, feed.Undo:
-				last[hash] = outcome{published: r.Sequence}
+			case feed.Publish:
+				last[hash] = outcome{published: r.Sequence, at: r.Time.UnixMilli()}
+			case feed.Undo:
+				o := outcome{published: r.Sequence, at: last[hash].at}
+				if o.at == 0 {
+					o.at = r.Time.UnixMilli()
+				}
+				last[hash] = o
 			case feed.Files:
 				o := last[hash]
 				o.files = &st.records[i]
 				last[hash] = o
-			case feed.Withdraw, feed.Delete:
+			case feed.Withdraw:
+				last[hash] = outcome{at: last[hash].at}
+			case feed.Delete:
 				delete(last, hash)
 			}
 		}
@@ -262,7 +273,7 @@ func (f *reader) items(last map[[20]byte]outcome) iter.Seq2[catalog.Publication,
 				if o.published != r.Sequence {
 					continue
 				}
-				p, err := publication(r, o.files)
+				p, err := publication(r, o)
 				if !yield(p, err) || err != nil {
 					return
 				}
@@ -271,13 +282,14 @@ func (f *reader) items(last map[[20]byte]outcome) iter.Seq2[catalog.Publication,
 	}
 }
 
-func publication(r feed.Record, files *feed.Record) (p catalog.Publication, err error) {
+func publication(r feed.Record, o outcome) (p catalog.Publication, err error) {
 	n, err := narinfo.Parse(r.Narinfo)
 	if err != nil {
 		return p, fmt.Errorf("record %d: %w", r.Sequence, err)
 	}
 	p.By = By
-	p.Path, p.NarHash, p.NarSize, p.References, p.Narinfo, p.Published = r.Path, r.NarHash, r.NarSize, n.References, r.Narinfo, r.Time
+	p.Path, p.NarHash, p.NarSize, p.References, p.Narinfo, p.Published = r.Path, r.NarHash, r.NarSize, n.References, r.Narinfo, time.UnixMilli(o.at).UTC()
+	files := o.files
 	if files == nil {
 		files = &r
 	}

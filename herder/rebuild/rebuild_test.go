@@ -24,6 +24,7 @@ import (
 	"narfold/internal/nixkey"
 	"narfold/internal/objstore"
 	"narfold/internal/objstore/mem"
+	"narfold/internal/storepath"
 )
 
 // herder is a catalogue with a feed whose copies are in a store.
@@ -176,6 +177,52 @@ func TestWhatIsRebuiltIsWhatWasThere(t *testing.T) {
 	third, r, err := h.rebuild()
 	if err != nil || r.Records != 2104 || len(items(t, third)) != 2102 {
 		t.Errorf("rebuilt once more: %+v, %v", r, err)
+	}
+}
+
+func TestWhatWasWithdrawnIsNotRebuilt(t *testing.T) {
+	h := newHerder(t)
+	h.publish(catalogtest.Item("a"), catalogtest.Item("b", "a"), catalogtest.Item("c", "a"), catalogtest.Item("d"), catalogtest.Item("e", "d"))
+	withdraw := func(names ...string) (sequences []int64) {
+		t.Helper()
+		var hs []storepath.HashPart
+		for _, n := range names {
+			hs = append(hs, catalogtest.Base(n).HashPart())
+		}
+		out, err := h.cat.Withdraw(t.Context(), catalog.Withdrawal{Items: hs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range out {
+			sequences = append(sequences, o.Sequence)
+		}
+		return sequences
+	}
+	withdraw("a", "b", "c")
+	if _, err := h.cat.Restore(t.Context(), []storepath.HashPart{catalogtest.Base("a").HashPart(), catalogtest.Base("b").HashPart()}); err != nil {
+		t.Fatal(err)
+	}
+	gone := withdraw("d", "e")
+	if _, err := h.cat.BeginDelete(t.Context(), gone, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	d := catalogtest.Item("d")
+	keys, err := h.cat.Reserve(t.Context(), []catalog.Want{{Base: d.Path.Base, Compression: compress.Zstd}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Files[0].Key = keys[0] // another life has other objects
+	if _, err := h.cat.Publish(t.Context(), []catalog.Publication{d}); err != nil {
+		t.Fatal(err)
+	}
+	h.tell(h.cat)
+	again, r, err := h.rebuild()
+	if err != nil || r.Items != 3 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	was, is := items(t, h.cat), items(t, again)
+	if fmt.Sprint(was) != fmt.Sprint(is) {
+		t.Errorf("was %s\n is %s", was, is)
 	}
 }
 

@@ -44,7 +44,9 @@ type Parts struct {
 	Feed *feedserver.Server
 	// Debug, if not nil, serves pprof and metrics beside; it is for a loopback address.
 	Debug net.Listener
-	Log   *slog.Logger
+	// Metrics are those of what works beside: /metrics shows them too.
+	Metrics []prometheus.Collector
+	Log     *slog.Logger
 }
 
 // New builds a herder.
@@ -74,6 +76,9 @@ func New(p Parts) (*Herder, error) {
 		return nil, err
 	}
 	h.metrics.MustRegister(&collector{server: server, front: h.front, catalogue: p.Serve.Catalogue, uploads: p.Uploads})
+	for _, c := range p.Metrics {
+		h.metrics.MustRegister(c)
+	}
 	return h, nil
 }
 

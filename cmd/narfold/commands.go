@@ -8,6 +8,7 @@ type commandLine struct {
 
 	Herder  herderCommands `cmd:"" group:"roles" help:"The nar store: keeps and serves what was published."`
 	Import  importCommand  `cmd:"" group:"content" help:"Publish store items from caches and stores."`
+	Follow  followCommand  `cmd:"" group:"content" help:"Keep a deployment supplied from other substitute servers."`
 	Push    pushCommand    `cmd:"" group:"content" help:"Publish store items on a herder over HTTP."`
 	Token   tokenCommands  `cmd:"" group:"care" help:"Make and end the rights of those who publish."`
 	Check   checkCommand   `cmd:"" group:"care" help:"Compare what is published with what is stored."`

@@ -25,6 +25,7 @@ func TestAMistakeInTheConfigurationIsNamed(t *testing.T) {
 	must(t, nil, "key", "generate", "--dialect", "guix", "--secret", filepath.Join(dir, "h.sec"), "--public", filepath.Join(dir, "h.pub"))
 	spit(t, filepath.Join(dir, "one-word"), []byte("AKIA\n"))
 	bucket := "endpoint = 'http://127.0.0.1:1'\nbucket = 'b'\n"
+	upstream := "[[upstream]]\nurl = 'https://cache.example.org'\ntrust = ['/gone']\n"
 	for _, c := range []struct{ config, says string }{
 		// What is no TOML, or no key.
 		{"state = 'x", "line 1, column"},
@@ -89,7 +90,23 @@ func TestAMistakeInTheConfigurationIsNamed(t *testing.T) {
 		{state + "[tls]\ncertificate_file = '/a'\n", "tls.key_file: want it beside tls.certificate_file"},
 		{state + "[tls]\nkey_file = '/a'\n", "tls.certificate_file: want it beside tls.key_file"},
 		{state + "[tls]\ncertificate_file = 'a'\nkey_file = '/b'\n", "tls.certificate_file: \"a\": want an absolute path"},
+		{state + "upstream = 'x'\n", "upstream: is string: want tables that begin with [[upstream]]"},
+		{state + upstream + "evry = '1h'\n", "line 5: upstream.evry: there is no such key"},
+		{state + upstream + "every = 900\n", "upstream[0].every: is 900: want a length of time in quotes"},
+		{state + upstream + "Every = '1h'\n", "upstream[0].Every: there is no such key; is every meant?"},
+		{state + upstream + "every = '1ms'\n", "upstream[0].every: 1ms: want a length of time"},
+		{state + upstream + "rate = -1\n", "upstream[0].rate: -1: want bytes in a second"},
+		{state + upstream + "list = 'paths'\n", "upstream[0].list: \"paths\": want an absolute path"},
+		{state + upstream + "items = ['hello']\n", "upstream[0].items[0]: \"hello\": want a store path"},
+		{state + upstream + "feed_key = '/f'\nlist = '/l'\n", "upstream[0].feed_key: is set beside items or list"},
+		{state + upstream + upstream, "upstream[1].url: \"https://cache.example.org\": is there twice"},
+		{state + "[[upstream]]\nurl = 'https://cache.example.org'\n", "upstream[0].trust: want the files"},
+		{state + "[[upstream]]\nurl = 'https://cache.example.org'\ntrust = ['a']\n", "upstream[0].trust[0]: \"a\": want the absolute path"},
+		{state + "[[upstream]]\nurl = 's3://bucket'\ntrust = ['/a']\n", "upstream[0].url: \"s3://bucket\": want the URL"},
 		// Files that are not what the key is for.
+		{state + upstream, "upstream[0].trust: read key: open "},
+		{state + strings.Replace(upstream, "/gone", dir+"/a.sec", 1), "upstream[0].trust: there is a secret key in it"},
+		{state + strings.Replace(upstream, "/gone", dir+"/a.pub", 1) + "feed_key = '" + dir + "/text'\n", "upstream[0].feed_key: " + dir + "/text: "},
 		{state + "[keys]\nsign = ['a.sec']\n", "keys.sign[0]: \"a.sec\": want the absolute path"},
 		{state + "[keys]\nsign = ['" + dir + "/a.sec', '" + dir + "/gone']\n", "keys.sign[1]: read key: open "},
 		{state + "[keys]\nsign = ['" + dir + "/text']\n", "keys.sign[0]: read key " + dir + "/text: not a key"},
@@ -200,9 +217,9 @@ func TestTheExampleConfigurationHasEveryKey(t *testing.T) {
 	var have []string
 	table := ""
 	for line := range strings.Lines(string(slurp(t, example))) {
-		if name, ok := strings.CutPrefix(line, "["); ok {
-			table = strings.TrimSuffix(strings.TrimSpace(name), "]") + "."
-		} else if m := regexp.MustCompile(`^#?([a-z_]+) = `).FindStringSubmatch(line); m != nil {
+		if name, ok := strings.CutPrefix(strings.TrimPrefix(line, "#["), "["); ok {
+			table = strings.TrimRight(strings.TrimSpace(name), "]") + "."
+		} else if m := regexp.MustCompile(`^#?(?:  )?([a-z_]+) = `).FindStringSubmatch(line); m != nil {
 			have = append(have, table+m[1])
 		}
 	}
@@ -220,6 +237,8 @@ func configKeys(prefix string, table reflect.Type) (keys []string) {
 		key := prefix + f.Tag.Get("toml")
 		if f.Type.Kind() == reflect.Struct {
 			keys = append(keys, configKeys(key+".", f.Type)...)
+		} else if f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct {
+			keys = append(keys, configKeys(key+".", f.Type.Elem())...)
 		} else {
 			keys = append(keys, key)
 		}

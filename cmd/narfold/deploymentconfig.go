@@ -96,12 +96,21 @@ func checkValues(prefix string, values map[string]any, table reflect.Type) error
 				return fmt.Errorf("%s%s: there is no such key; is %s meant?", prefix, name, tag)
 			}
 			within, isTable := value.(map[string]any)
+			several, isArray := value.([]any)
 			_, isText := value.(string)
 			_, isNumber := value.(int64)
 			switch {
 			case isTable && f.Type.Kind() == reflect.Struct:
 				if err := checkValues(prefix+tag+".", within, f.Type); err != nil {
 					return err
+				}
+			case isArray && f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct:
+				for i, one := range several {
+					if within, isTable := one.(map[string]any); isTable {
+						if err := checkValues(fmt.Sprintf("%s%s[%d].", prefix, tag, i), within, f.Type.Elem()); err != nil {
+							return err
+						}
+					}
 				}
 			case f.Type == reflect.TypeFor[deployment.Duration]() && !isText:
 				return fmt.Errorf(`%s%s: is %v: want a length of time in quotes, such as "36h"`, prefix, tag, value)
@@ -125,6 +134,8 @@ func plainly(e *toml.DecodeError) string {
 	}
 	want := "want a text in quotes"
 	switch kind := m[2]; {
+	case strings.HasSuffix(kind, "deployment.Upstream"):
+		want = "want tables that begin with [[upstream]]"
 	case strings.HasPrefix(kind, "[]"):
 		want = "want an array, such as [\"...\"]"
 	case kind == "int":

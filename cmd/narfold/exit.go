@@ -7,6 +7,7 @@ import (
 	"io"
 	"syscall"
 
+	"narfold/herder/follow"
 	"narfold/herder/source"
 	"narfold/internal/catalog"
 	"narfold/internal/compress"
@@ -44,11 +45,11 @@ var exitCodes = []struct {
 		nar.ErrDuplicate, nar.ErrUnsorted, nar.ErrTrailing,
 		compress.ErrCorrupt, compress.ErrTruncated,
 		objstore.ErrDigest,
-		source.ErrDamaged, catalog.ErrDamaged, feed.ErrFormat, feed.ErrChain,
+		source.ErrDamaged, catalog.ErrDamaged, feed.ErrFormat, feed.ErrChain, follow.ErrFeed,
 	}},
 	{exitUnavailable, []error{
 		context.DeadlineExceeded,
-		objstore.ErrUnavailable, objstore.ErrFull, catalog.ErrFull, catalog.ErrInUse, source.ErrUnavailable,
+		objstore.ErrUnavailable, objstore.ErrFull, catalog.ErrFull, catalog.ErrInUse, source.ErrUnavailable, follow.ErrBusy,
 		publishapi.ErrUnavailable, publishapi.ErrFull,
 		syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM,
 		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ETIMEDOUT, syscall.EADDRINUSE,

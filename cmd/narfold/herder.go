@@ -10,9 +10,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"narfold/herder"
 	"narfold/herder/deployment"
 	"narfold/herder/feedserver"
+	"narfold/herder/follow"
 	"narfold/herder/serve"
 	"narfold/herder/upload"
 	"narfold/internal/compress"
@@ -36,7 +39,7 @@ func (herderRun) Help() string {
 	return `Serves narinfos, nars, logs and source files to Guix and Nix, and takes uploads from "narfold push" and "nix copy --to" whose token
 allows them. What another process imports into the same deployment is served at once. SIGTERM lets what has begun finish;
 SIGHUP reads the configuration again, for what clients are told and for certificates. Sockets handed over by systemd are
-used instead of --listen.
+used instead of --listen. The servers that [[upstream]] of the configuration names are followed meanwhile.
 
 Examples:
   narfold herder run --state /var/lib/narfold --listen 127.0.0.1:8080
@@ -74,6 +77,10 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 	if err != nil {
 		return err
 	}
+	upstreams, err := followers(d)
+	if err != nil {
+		return c.inConfig(err)
+	}
 	certificate, err := newCertificate(d)
 	if err != nil {
 		return c.inConfig(err)
@@ -87,9 +94,10 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 		Publisher: d.Publisher(),
 		Uploads: &upload.Uploads{Dir: d.Incoming(), Store: d.Root, Reserve: int64(cfg.Publish.Reserve), Catalogue: d.Catalogue, Objects: d.Objects,
 			Log: inv.log, Keep: 24 * time.Hour},
-		Feed:  changes,
-		Debug: sockets.debug,
-		Log:   inv.log,
+		Feed:    changes,
+		Debug:   sockets.debug,
+		Metrics: []prometheus.Collector{follow.Metrics(upstreams)},
+		Log:     inv.log,
 	})
 	if err != nil {
 		sockets.close()
@@ -109,6 +117,10 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 	var beside sync.WaitGroup
 	running, done := context.WithCancel(ctx)
 	beside.Go(func() { c.reloadOnHangup(running, hangups, inv, d, h, certificate) })
+	for _, f := range upstreams {
+		// It logs what goes wrong, and returns nil.
+		beside.Go(func() { _ = f.Run(running) })
+	}
 	beside.Go(func() {
 		<-running.Done()
 		tell(inv, sysd.Notify("STOPPING=1"))

@@ -27,6 +27,8 @@ type Config struct {
 	Serve     Serve     `toml:"serve"`
 	Publish   Publish   `toml:"publish"`
 	TLS       TLS       `toml:"tls"`
+	// Upstreams are substitute servers from which this one is kept supplied. Default: none.
+	Upstreams []Upstream `toml:"upstream"`
 }
 
 // Catalogue says where it is kept what is published.

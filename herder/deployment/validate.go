@@ -39,7 +39,7 @@ func (m *mistake) Is(target error) bool { return target == ErrConfig }
 
 // Validate returns the first thing that is wrong, named by its key, or nil. It opens no files. Its errors are ErrConfig.
 func (c *Config) Validate() error {
-	for _, part := range []func() error{c.validateState, c.validateAddresses, c.Catalogue.validate, c.validateObjects, c.Keys.validate, c.Serve.validate, c.Publish.validate, c.TLS.validate} {
+	for _, part := range []func() error{c.validateState, c.validateAddresses, c.Catalogue.validate, c.validateObjects, c.Keys.validate, c.Serve.validate, c.Publish.validate, c.TLS.validate, c.validateUpstreams} {
 		if err := part(); err != nil {
 			return &mistake{cause: err}
 		}
@@ -151,7 +151,7 @@ func (c *Config) validateDirectory() error {
 	if within(c.Objects.Directory, c.State) {
 		return fmt.Errorf("objects.directory: %q: holds the state folder, with its keys: want a folder for objects alone", c.Objects.Directory)
 	}
-	for _, taken := range []string{"keys", "spool", "incoming"} {
+	for _, taken := range []string{"keys", "spool", "incoming", followFolder} {
 		if within(filepath.Join(c.State, taken), c.Objects.Directory) {
 			return fmt.Errorf("objects.directory: %q: is for other files: want a folder for objects alone", c.Objects.Directory)
 		}

@@ -197,11 +197,17 @@ func (c *cache) leaveOut(ctx context.Context, item string, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if errors.Is(err, ErrUnavailable) || errors.Is(err, errStopped) {
+	if errors.Is(err, errStopped) {
 		return err
 	}
 	c.refusing.Lock()
 	defer c.refusing.Unlock()
+	if errors.Is(err, ErrUnavailable) {
+		if c.opt.Unavailable == nil {
+			return err
+		}
+		return c.opt.Unavailable(item, err)
+	}
 	return c.opt.refuse(item, err)
 }
 
@@ -231,6 +237,11 @@ func (c *cache) judge(text []byte, h storepath.HashPart) (*narinfo.Narinfo, erro
 	}
 	if err := n.Check(h); err != nil {
 		return nil, err
+	}
+	if c.opt.Accept != nil {
+		if err := c.opt.Accept(n); err != nil {
+			return nil, err
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
 	"narfold/internal/narinfo"
+	"narfold/internal/storepath"
 )
 
 // learner learns the references of items, to list them in their order.
@@ -138,13 +140,17 @@ func (l *learner) named(ctx context.Context, items []wanted) error {
 		asked[id] = w
 	}
 	for len(step) > 0 {
+		var err error
+		if step, err = l.missing(ctx, step); err != nil {
+			return err
+		}
 		l.graph.grow(len(l.numbers.parts))
 		if l.shelf != nil {
 			l.place = append(l.place, make([]int64, len(l.numbers.parts)-len(l.place))...)
 		}
 		parts := l.numbers.parts // as they are now; those found below are appended
 		var next []uint32
-		err := l.each(ctx, len(step), func(ctx context.Context, i int) error {
+		err = l.each(ctx, len(step), func(ctx context.Context, i int) error {
 			id := step[i]
 			w, named := asked[id]
 			n, err := l.learn(ctx, id, &parts[id])
@@ -177,6 +183,29 @@ func (l *learner) named(ctx context.Context, items []wanted) error {
 		step = next
 	}
 	return nil
+}
+
+// missing returns those of a step that are wanted.
+func (l *learner) missing(ctx context.Context, step []uint32) (wanted []uint32, err error) {
+	if l.c.opt.Missing == nil {
+		return step, nil
+	}
+	for some := range slices.Chunk(step, 1000) {
+		hs := make([]storepath.HashPart, len(some))
+		for i, id := range some {
+			hs[i] = l.part(id).hashPart()
+		}
+		missing, err := l.c.opt.Missing(ctx, hs)
+		if err != nil {
+			return nil, err
+		}
+		for i, id := range some {
+			if len(missing) > 0 && missing[0] == hs[i] {
+				wanted, missing = append(wanted, id), missing[1:]
+			}
+		}
+	}
+	return wanted, nil
 }
 
 // each calls f for 0 to n-1, some at once.

@@ -2,6 +2,8 @@ package source
 
 import (
 	"errors"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -23,6 +25,71 @@ func TestAListOfStorePathsIsReadStrictly(t *testing.T) {
 	}
 	if _, err := parseListNamed("x.xz", strings.NewReader("not xz")); !errors.Is(err, ErrDamaged) {
 		t.Errorf("a damaged list: %v", err)
+	}
+}
+
+// The manifest that Guix 1.4 leaves in a profile has this shape.
+const guixManifest = `;; a comment, of those who export "/gnu/store/00000000000000000000000000000000-not-a-string
+(manifest
+  (version 4)
+  (packages
+    (("hello" "2.12" "out" "/gnu/store/11111111111111111111111111111111-hello-2.12"
+      (propagated-inputs (("glibc" "2.35" "out" "/gnu/store/22222222222222222222222222222222-glibc-2.35")))
+      (search-paths (("PATH" ("bin") ":" directory #f)))
+      (properties (provenance (repository (url "https://example.org/\"x\"") (commit "")))))
+     ("hello" "2.12" "doc" "/gnu/store/11111111111111111111111111111111-hello-2.12/share/doc"))))
+`
+
+func TestTheManifestOfAProfileIsAListToo(t *testing.T) {
+	text := strings.Replace(guixManifest, `of those who export "`, "of those who export ", 1)
+	got, err := parseList(strings.NewReader(text))
+	if err != nil || len(got) != 2 || got[0].String() != "/gnu/store/11111111111111111111111111111111-hello-2.12" || got[1].String() != "/gnu/store/22222222222222222222222222222222-glibc-2.35" {
+		t.Errorf("read %v, %v", got, err)
+	}
+	for _, text := range []string{`("open`, `("` + strings.Repeat("x", maxManifestString+1) + `")`, `("x\`} {
+		if _, err := parseList(strings.NewReader(text)); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%.40q: %v", text, err)
+		}
+	}
+	if got, err := parseList(strings.NewReader("")); err != nil || len(got) > 0 {
+		t.Errorf("an empty list: %v, %v", got, err)
+	}
+}
+
+func FuzzParseManifest(f *testing.F) {
+	f.Add(guixManifest)
+	f.Add(`(""/"\x")`)
+	f.Fuzz(func(t *testing.T, text string) {
+		items, err := parseManifest(strings.NewReader(text))
+		if err != nil && !errors.Is(err, ErrDamaged) {
+			t.Errorf("%v", err)
+		}
+		for _, w := range items {
+			if again, err := parseItem(w.String()); err != nil || again != w {
+				t.Errorf("%q gives %v: %v", text, w, err)
+			}
+		}
+	})
+}
+
+// The programs that people compress lists with, by the ending that they give to files.
+func TestAListIsExpandedAsItsNameSays(t *testing.T) {
+	h := strings.Repeat("0", 32)
+	for ending, program := range map[string][]string{
+		"": {"cat"}, ".xz": {"xz", "-c"}, ".zst": {"zstd", "-qc"}, ".br": {"brotli", "-c"}, ".gz": {"gzip", "-c"}, ".lz": {"lzip", "-c"}, ".bz2": {"bzip2", "-c"}, ".lz4": {"lz4", "-qc"},
+	} {
+		cmd := exec.Command(program[0], program[1:]...)
+		cmd.Stdin = strings.NewReader("/nix/store/" + h + "-a\n")
+		packed, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("needs the Debian package %s: %v", program[0], err)
+		}
+		name := filepath.Join(t.TempDir(), "store-paths"+ending)
+		writeFile(t, name, string(packed))
+		got, err := readStorePaths(t.Context(), name, Options{})
+		if err != nil || len(got) != 1 || got[0].String() != "/nix/store/"+h+"-a" {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
 	}
 }
 

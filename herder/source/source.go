@@ -19,6 +19,7 @@ import (
 	"runtime"
 
 	"narfold/herder/publish"
+	"narfold/internal/narinfo"
 	"narfold/internal/storepath"
 )
 
@@ -67,9 +68,16 @@ type Options struct {
 	Derivations bool
 	// Parallel is how many narinfos are requested at once over a network. Default 16.
 	Parallel int
-	// StorePaths names a list of store paths, one a line, as a file or an http(s) URL, compressed with xz if it ends in .xz.
-	// They are added to Items. An HTTP cache without Items is asked for its own: store-paths.xz, then store-paths.
+	// StorePaths names a list of store paths, one a line, or the manifest of a Guix profile, as a file or an http(s) URL,
+	// compressed if it ends in .xz, .zst, .gz, .br, .bz2, .lz or .lz4. They are added to Items. An HTTP cache without Items is
+	// asked for its own: store-paths.xz, then store-paths.
 	StorePaths string
+	// Missing returns those of hs that are wanted, in the order given. The others, and what only they reference, are passed over
+	// without a word, and none of their narinfos is asked for. It is used where items are named. Default: all are wanted.
+	Missing func(ctx context.Context, hs []storepath.HashPart) ([]storepath.HashPart, error)
+	// Accept is shown each narinfo of a cache before what it references is looked for; one for which it returns an error is left
+	// out. It is called by several at once. Default: all are accepted.
+	Accept func(n *narinfo.Narinfo) error
 
 	// Nars is where the nars of a database of narinfos are, by the URLs in the narinfos: a directory, or a URL of a server or bucket.
 	Nars string
@@ -100,7 +108,10 @@ type Options struct {
 	// Refused is told of each item that is left out, and why, by one goroutine at a time, while Jobs is read. Without it the
 	// first such item ends the list with its error.
 	Refused func(item string, err error)
-	Log     *slog.Logger
+	// Unavailable is told, as Refused is, of an item for which the source had no answer; if it returns nil the item is left out,
+	// and else its error ends the list. Default: the first such item ends the list.
+	Unavailable func(item string, err error) error
+	Log         *slog.Logger
 }
 
 func (o *Options) withDefaults() Options {

@@ -88,14 +88,20 @@ func newClient(parallel int) *http.Client {
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			switch {
 			case len(via) >= 10:
-				return errors.New("more than 10 redirections")
+				return fmt.Errorf("%w more than 10 times", errRedirected)
 			case req.URL.Scheme != "https" && via[len(via)-1].URL.Scheme == "https":
-				return fmt.Errorf("redirected from https to %s", req.URL.Scheme)
+				return fmt.Errorf("%w from https to %s", errRedirected, req.URL.Scheme)
 			}
 			return nil
 		},
 	}
 }
+
+// errRedirected says that a redirection is not followed. To ask again would lead to the same place.
+var errRedirected = errors.New("redirected")
+
+// Redacted returns a URL without its password, for logs.
+func Redacted(s string) string { return redacted(s) }
 
 // redacted returns a URL without its password.
 func redacted(s string) string {
@@ -128,6 +134,9 @@ func (w *web) get(ctx context.Context, at string, header http.Header) (*http.Res
 		req.Header[name] = values
 	}
 	resp, err := w.client.Do(req)
+	if errors.Is(err, errRedirected) {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
 	if err != nil {
 		return nil, &attemptError{again: true, err: err}
 	}
@@ -175,4 +184,18 @@ func (w *web) has(context.Context, narinfo.File) bool { return true }
 
 func (w *web) hashParts(context.Context) iter.Seq2[storepath.HashPart, error] {
 	return func(yield func(storepath.HashPart, error) bool) { yield("", ErrUnlistable) }
+}
+
+// Fetch reads the small file called name, with a query if need be, below the http(s) URL root, with the patience of this package. It
+// fails with ErrNotFound, ErrUnavailable, and with ErrDamaged if there are more than limit bytes.
+func Fetch(ctx context.Context, root, name string, limit int, opt Options) ([]byte, error) {
+	if !isWeb(root) {
+		return nil, fmt.Errorf("%w: %q: want http:// or https://", ErrUnknown, redacted(root))
+	}
+	if err := checkRoot(root); err != nil {
+		return nil, err
+	}
+	w := newWeb(root, opt)
+	defer w.Close()
+	return w.read(ctx, name, limit)
 }

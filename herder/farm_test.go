@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"narfold/herder"
+	"narfold/herder/check"
 	"narfold/herder/deployment"
 	"narfold/herder/feedserver"
 	"narfold/herder/publish"
@@ -61,6 +62,7 @@ type farm struct {
 	d      *deployment.Deployment
 	herder *herder.Herder
 	cfg    serve.Config // as it was started, to be changed and reloaded
+	scrub  *check.Scrub // which begins ten minutes after the herder
 	url    string
 	logged *lockedBuffer
 	stop   func() error // ends the herder and waits for it
@@ -105,7 +107,8 @@ func newFarm(t testing.TB, o options) *farm {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.herder, err = herder.New(herder.Parts{Serve: f.cfg, Publisher: f.d.Publisher(), Feed: changes, Log: log,
+	f.scrub = &check.Scrub{Every: time.Hour, Config: check.Config{Catalogue: f.d.Catalogue, Objects: f.d.Objects, Log: log}}
+	f.herder, err = herder.New(herder.Parts{Serve: f.cfg, Publisher: f.d.Publisher(), Feed: changes, Check: f.scrub, Log: log,
 		Uploads: &upload.Uploads{Dir: f.d.Incoming(), Catalogue: f.d.Catalogue, Objects: f.d.Objects, Log: log, Keep: time.Hour}})
 	if err != nil {
 		t.Fatal(err)

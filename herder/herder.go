@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"narfold/herder/check"
 	"narfold/herder/feedserver"
 	"narfold/herder/publish"
 	"narfold/herder/room"
@@ -25,14 +26,16 @@ import (
 
 // Herder is a running nar store. Make it with New.
 type Herder struct {
-	server  *switchboard
-	uploads *upload.Uploads
-	queue   *publish.Queue
-	feed    *feedserver.Server // nil if none is served
-	front   *httpfront.Server
-	metrics *prometheus.Registry
-	debug   net.Listener
-	log     *slog.Logger
+	server     *switchboard
+	quarantine *serve.Quarantine
+	uploads    *upload.Uploads
+	queue      *publish.Queue
+	feed       *feedserver.Server // nil if none is served
+	scrub      *scrubbing         // nil if nothing is checked
+	front      *httpfront.Server
+	metrics    *prometheus.Registry
+	debug      net.Listener
+	log        *slog.Logger
 }
 
 // Parts are what a herder is made of.
@@ -42,6 +45,8 @@ type Parts struct {
 	Uploads   *upload.Uploads // its Queue is set here
 	// Feed, if not nil, keeps the change feed and serves it below /feed.
 	Feed *feedserver.Server
+	// Check, if not nil, is run again and again. What it finds is told here.
+	Check *check.Scrub
 	// Debug, if not nil, serves pprof and metrics beside; it is for a loopback address.
 	Debug net.Listener
 	// Metrics are those of what works beside: /metrics shows them too.
@@ -51,13 +56,18 @@ type Parts struct {
 
 // New builds a herder.
 func New(p Parts) (*Herder, error) {
+	quarantine := new(serve.Quarantine)
+	p.Serve.Quarantine = quarantine
 	first, err := serve.New(p.Serve)
 	if err != nil {
 		return nil, err
 	}
 	server := newSwitchboard(first)
-	h := &Herder{server: server, uploads: p.Uploads, queue: publish.NewQueue(p.Publisher), feed: p.Feed, debug: p.Debug, log: p.Log}
+	h := &Herder{server: server, quarantine: quarantine, uploads: p.Uploads, queue: publish.NewQueue(p.Publisher), feed: p.Feed, debug: p.Debug, log: p.Log}
 	h.uploads.Queue = h.queue
+	if p.Check != nil {
+		h.scrub = newScrubbing(p.Check, quarantine, p.Log)
+	}
 	mux := http.NewServeMux()
 	h.metrics = prometheus.NewRegistry()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(h.metrics, promhttp.HandlerOpts{}))
@@ -74,6 +84,9 @@ func New(p Parts) (*Herder, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	if h.scrub != nil {
+		h.metrics.MustRegister(h.scrub)
 	}
 	h.metrics.MustRegister(&collector{server: server, front: h.front, catalogue: p.Serve.Catalogue, uploads: p.Uploads})
 	for _, c := range p.Metrics {
@@ -113,6 +126,9 @@ func (h *Herder) Run(ctx context.Context, listeners ...net.Listener) error {
 	g.Go(func() error { return h.uploads.Run(gctx) })
 	if h.feed != nil {
 		g.Go(func() error { return h.feed.Run(gctx) })
+	}
+	if h.scrub != nil {
+		g.Go(func() error { return h.scrub.run(gctx) })
 	}
 	g.Go(func() error { return h.front.Serve(gctx, listeners...) })
 	if h.debug != nil {

@@ -72,6 +72,7 @@ func (b *switchboard) Run(ctx context.Context) error {
 
 // Reload changes what clients are told from now on. Requests that have begun end as they began.
 func (h *Herder) Reload(cfg serve.Config) error {
+	cfg.Quarantine = h.quarantine
 	s, err := serve.New(cfg)
 	if err != nil {
 		return err

@@ -68,6 +68,8 @@ func TestAMistakeInTheConfigurationIsNamed(t *testing.T) {
 		{state + "[publish]\nreserve = 'lots'\n", `publish.reserve: "lots" is not a size such as`},
 		{state + "[publish]\nreserve = '-1'\n", "publish.reserve: "},
 		{state + "[publish]\nreserve = -1\n", "publish.reserve: -1: want a size"},
+		{state + "[check]\nevery = '5m'\n", `check.every: 5m0s: want "0s" or at least 1h`},
+		{state + "[check]\nrate = -1\n", "check.rate: -1: want bytes a second"},
 		{state + "[keys]\nhost = 'a:b'\n", "keys.host: "},
 		{state + "[keys]\nhost = 'a;b'\n", "keys.host: "},
 		{state + "[objects]\nendpoint = 's3.example.org'\nbucket = 'b'\n", "objects.endpoint: "},

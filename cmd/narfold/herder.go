@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"narfold/herder"
+	"narfold/herder/check"
 	"narfold/herder/deployment"
 	"narfold/herder/feedserver"
 	"narfold/herder/follow"
@@ -95,6 +96,7 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 		Uploads: &upload.Uploads{Dir: d.Incoming(), Store: d.Root, Reserve: int64(cfg.Publish.Reserve), Catalogue: d.Catalogue, Objects: d.Objects,
 			Log: inv.log, Keep: 24 * time.Hour},
 		Feed:    changes,
+		Check:   checking(d),
 		Debug:   sockets.debug,
 		Metrics: []prometheus.Collector{follow.Metrics(upstreams)},
 		Log:     inv.log,
@@ -166,6 +168,16 @@ func tell(inv *invocation, err error) {
 	if err != nil {
 		inv.log.Warn("service manager cannot be told", "error", err)
 	}
+}
+
+// checking is what a configuration says about looking after what is there, or nil.
+func checking(d *deployment.Deployment) *check.Scrub {
+	c := d.Config.Check
+	if c.Every == 0 {
+		return nil
+	}
+	return &check.Scrub{Every: time.Duration(c.Every), Config: check.Config{
+		Catalogue: d.Catalogue, Objects: d.Objects, Rate: int64(c.Rate), Workers: 1, OlderThan: 24 * time.Hour, Log: d.Log}}
 }
 
 // serving is what a configuration says about serving.

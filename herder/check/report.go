@@ -22,6 +22,9 @@ const (
 	Recent      Kind = "recent"      // an object that the catalogue does not know yet, put a short while ago
 )
 
+// Kinds are all of them.
+var Kinds = []Kind{Missing, Size, Corrupt, Open, Unreadable, Unaccounted, Recent}
+
 // Damage reports whether a finding of this kind is damage: something published cannot be served whole.
 func (k Kind) Damage() bool {
 	switch k {

@@ -22,6 +22,8 @@ type Scrub struct {
 	Every time.Duration
 	// Told is called after each check. With an error the report is of what was looked at until then.
 	Told func(Report, error)
+
+	check func(context.Context, Config) (Report, error) // Run; another in tests
 }
 
 // Run checks until ctx ends, and returns nil then. Objects that were verified lately, by this process or another, are passed over, so that
@@ -30,6 +32,10 @@ func (s *Scrub) Run(ctx context.Context) error {
 	cfg := s.Config
 	cfg.Sample, cfg.NotWithin = 1, s.Every
 	cfg.RemoveAbandoned, cfg.RemoveUnknown = false, false
+	check := s.check
+	if check == nil {
+		check = Run
+	}
 	pause := time.NewTimer(firstScrub)
 	defer pause.Stop()
 	for {
@@ -38,7 +44,7 @@ func (s *Scrub) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		report, err := Run(ctx, cfg)
+		report, err := check(ctx, cfg)
 		if ctx.Err() != nil {
 			return nil
 		}

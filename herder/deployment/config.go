@@ -26,6 +26,7 @@ type Config struct {
 	Keys      Keys      `toml:"keys"`
 	Serve     Serve     `toml:"serve"`
 	Publish   Publish   `toml:"publish"`
+	Check     Check     `toml:"check"`
 	TLS       TLS       `toml:"tls"`
 	// Upstreams are substitute servers from which this one is kept supplied. Default: none.
 	Upstreams []Upstream `toml:"upstream"`
@@ -106,6 +107,14 @@ type Publish struct {
 	Reserve Size `toml:"reserve"`
 }
 
+// Check says how a running herder looks after what it has.
+type Check struct {
+	// Every is within how long each object is read and hashed again; 0 is never. Default: 30d.
+	Every Duration `toml:"every"`
+	// Rate is how many bytes are read in a second for that; 0 is as many as there are. Default: 20MiB.
+	Rate Size `toml:"rate"`
+}
+
 // TLS serves HTTPS, and nothing else, with a certificate from files. Default: plain HTTP.
 type TLS struct {
 	// CertificateFile holds the certificate and those between it and the authority, in PEM; KeyFile its secret key.
@@ -120,6 +129,7 @@ func Defaults(state string) Config {
 		Listen:  []string{"127.0.0.1:8080"},
 		Serve:   Serve{TTL: Duration(36 * time.Hour), NegativeTTL: Duration(2 * time.Minute), Priority: 50, Prefer: compress.Zstd},
 		Publish: Publish{Level: "default", Reserve: 1 << 30},
+		Check:   Check{Every: Duration(30 * 24 * time.Hour), Rate: 20 << 20},
 		Objects: Objects{PathStyle: "auto"},
 	}
 }

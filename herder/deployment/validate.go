@@ -39,7 +39,7 @@ func (m *mistake) Is(target error) bool { return target == ErrConfig }
 
 // Validate returns the first thing that is wrong, named by its key, or nil. It opens no files. Its errors are ErrConfig.
 func (c *Config) Validate() error {
-	for _, part := range []func() error{c.validateState, c.validateAddresses, c.Catalogue.validate, c.validateObjects, c.Keys.validate, c.Serve.validate, c.Publish.validate, c.TLS.validate, c.validateUpstreams} {
+	for _, part := range []func() error{c.validateState, c.validateAddresses, c.Catalogue.validate, c.validateObjects, c.Keys.validate, c.Serve.validate, c.Publish.validate, c.Check.validate, c.TLS.validate, c.validateUpstreams} {
 		if err := part(); err != nil {
 			return &mistake{cause: err}
 		}
@@ -239,6 +239,19 @@ func (p *Publish) level() (compress.Level, error) {
 		return compress.Best, nil
 	}
 	return 0, fmt.Errorf("publish.level: %q: want fastest, default or best", p.Level)
+}
+
+// leastEvery is the shortest time within which everything may be read again.
+const leastEvery = Duration(time.Hour)
+
+func (c *Check) validate() error {
+	if c.Every < 0 || c.Every > 0 && c.Every < leastEvery {
+		return fmt.Errorf(`check.every: %s: want "0s" or at least 1h, such as "30d"`, time.Duration(c.Every))
+	}
+	if c.Rate < 0 {
+		return fmt.Errorf(`check.rate: %d: want bytes a second, such as "20MiB"`, c.Rate)
+	}
+	return nil
 }
 
 func (t *TLS) validate() error {

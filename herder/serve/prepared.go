@@ -67,7 +67,10 @@ func (s *Server) prepare(it catalog.Item) (*prepared, error) {
 		return nil, err
 	}
 	// Nix takes the last group; Guix chooses by compression and size. The preferred one goes last.
-	files := slices.Clone(it.Files)
+	files, err := s.Quarantine.whole(it.Files)
+	if err != nil {
+		return nil, err
+	}
 	rank := func(f catalog.File) int {
 		if i := slices.Index(s.Prefer, f.Compression); i >= 0 {
 			return i

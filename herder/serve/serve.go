@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"narfold/internal/catalog"
@@ -38,6 +39,8 @@ type Config struct {
 	Priority int
 	// Prefer lists compressions with the one that Nix takes first; others follow. Default: zstd.
 	Prefer []compress.Method
+	// Quarantine has the objects that are not served, because they were found damaged. May be nil.
+	Quarantine *Quarantine
 	// Keys are shown to visitors.
 	Keys PublicKeys
 	// CacheBytes bounds the memory for prepared narinfos. Default: 256 MiB.
@@ -103,11 +106,15 @@ func (s *Server) Run(ctx context.Context) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	defer s.files.Close()
-	if err := s.known.Remember(ctx); err != nil && ctx.Err() == nil {
-		s.Log.Warn("misses are looked up one by one", "error", err)
-	}
+	var filling sync.WaitGroup
+	defer filling.Wait()
+	filling.Go(func() {
+		if err := s.known.Remember(ctx); err != nil && ctx.Err() == nil {
+			s.Log.Warn("misses are looked up one by one", "error", err)
+		}
+	})
 	trim := time.Now()
-	last := int64(-1)
+	last, quarantined := int64(-1), int64(-1)
 	for {
 		select {
 		case <-ctx.Done():
@@ -117,8 +124,9 @@ func (s *Server) Run(ctx context.Context) error {
 			switch {
 			case err != nil && ctx.Err() == nil:
 				s.Log.Warn("catalogue cannot be watched", "error", err)
-			case err == nil && v != last:
+			case err == nil && (v != last || s.Quarantine.version() != quarantined):
 				// Also the first time: what was prepared before may be older than this version.
+				quarantined = s.Quarantine.version()
 				s.prepared.clear()
 				s.summary.changed()
 				last = v

@@ -27,8 +27,13 @@ func (db *DB) Keys(ctx context.Context) iter.Seq2[catalog.File, error] {
 
 // Owner implements catalog.Accounts.
 func (db *DB) Owner(ctx context.Context, k objstore.Key) (catalog.KeyState, error) {
-	states, err := rows(ctx, db, pgx.RowTo[int64], `SELECT CASE WHEN state = 2 THEN $2::bigint ELSE $3 END FROM objects WHERE key = $1
-		UNION ALL (SELECT $4::bigint FROM logs WHERE key = $1 LIMIT 1)`, string(k), int64(catalog.KeyLive), int64(catalog.KeyUpload), int64(catalog.KeyLog))
+	first, generation := string(k), 0
+	if m, b, n, err := catalog.ParseNarKey(k); err == nil {
+		first, generation = string(catalog.NarKey(m, b, 1)), n
+	}
+	states, err := rows(ctx, db, pgx.RowTo[int64], `SELECT CASE state WHEN 2 THEN $2::bigint WHEN 3 THEN $5 ELSE $3 END FROM objects WHERE key = $1
+		UNION ALL (SELECT $4::bigint FROM logs WHERE key = $1 LIMIT 1) UNION ALL SELECT $6::bigint FROM spent WHERE key = $7 AND generation >= $8`,
+		string(k), int64(catalog.KeyLive), int64(catalog.KeyUpload), int64(catalog.KeyLog), int64(catalog.KeyCondemned), int64(catalog.KeySpent), first, generation)
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("look up key %s: %w", k, err)

@@ -1,15 +1,18 @@
 // Package postgres is the catalogue in a PostgreSQL database: for a herder of several processes, on one host or on many.
 //
-// Transactions that publish take one advisory lock, so that the order of the ids is the order of the commits: what an item references
-// has a smaller sequence, and a reader that has seen a sequence never sees a smaller one appear later. All else (handing out keys,
-// cleaning up, reading) needs no such turn; a key is one row from the day it is handed out, and the lock of that row decides between
-// those who want it. A publication of any size is four round trips: lock, look up, record, commit.
+// Transactions that publish, withdraw or bring back take one advisory lock, so that the order of the ids is the order of the commits: what an
+// item references has a smaller sequence, and a reader that has seen a sequence never sees a smaller one appear later. The same lock
+// closes the races of collection against publication. All else (handing out keys, promising that what is live stays, cleaning up,
+// reading) needs no such turn; a key is one row from the day it is handed out until its object is deleted, and the lock of that row
+// decides between those who want it. A publication of any size is four round trips: lock, look up, record, commit; some more when
+// anything that it names waits or is condemned.
 //
 // A commit whose answer is lost is an error, and may be done all the same. To ask again is right in every case: Publish finds Present,
-// or lets an item wait again; Reserve hands out the same keys; Abandon, Abandoned, RecordVerified, AddLog and ObjectsAt come to the
-// same. What happens only once tells that it has happened: Replace says catalog.ErrNotFound, AppendFeed and SealFeed
-// catalog.ErrFeedMoved, AddToken that the name is in use, RevokeToken catalog.ErrNotFound. When a connection is lost before the commit,
-// nothing was changed. The next call makes a new connection.
+// or lets an item wait again; Reserve hands out the same keys; Restore finds what is live; BeginDelete and Deleted say the same, or pass
+// over what is done; Abandon, Abandoned, RecordVerified, AddLog, RenewLease, ReleaseLease and ObjectsAt come to the same; a lease that
+// nobody knows of expires. What happens only once tells that it has happened: Withdraw says catalog.NotLive, Replace
+// catalog.ErrNotFound, AppendFeed and SealFeed catalog.ErrFeedMoved, AddToken that the name is in use, RevokeToken catalog.ErrNotFound.
+// When a connection is lost before the commit, nothing was changed. The next call makes a new connection.
 package postgres
 
 import (

@@ -25,29 +25,6 @@ func (db *DB) FeedOrigin(ctx context.Context, propose string) (origin string, er
 	return origin, nil
 }
 
-// Changes implements catalog.Feed.
-func (db *DB) Changes(ctx context.Context, after int64, limit int) ([]catalog.Change, error) {
-	changes, err := rows(ctx, db, func(r pgx.CollectableRow) (c catalog.Change, err error) {
-		var (
-			kind int16
-			at   int64
-		)
-		c.Item, err = scanItemAfter(r, &c.Sequence, &kind, &at)
-		c.Kind, c.At = catalog.ChangeKind(kind), fromMillis(at)
-		return c, err
-	}, "SELECT c.seq, c.op, c.at, "+itemColumns+" FROM (SELECT * FROM changes WHERE seq > $1 ORDER BY seq LIMIT $2) AS c CROSS JOIN LATERAL (SELECT * FROM items WHERE id = c.item LIMIT 1) AS i"+itemTables+"ORDER BY c.seq", after, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read changes after %d: %w", after, err)
-	}
-	// The numbers are without gaps, so a change that is not there has no item.
-	for i, c := range changes {
-		if want := after + 1 + int64(i); c.Sequence != want {
-			return nil, fmt.Errorf("read changes after %d: item of change %d: %w", after, want, catalog.ErrNotFound)
-		}
-	}
-	return changes, nil
-}
-
 // AppendFeed implements catalog.Feed.
 func (db *DB) AppendFeed(ctx context.Context, lines []catalog.FeedLine) error {
 	err := db.write(ctx, beginFeeding, func(tx pgx.Tx) error {

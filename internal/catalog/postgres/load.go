@@ -15,18 +15,19 @@ import (
 	"narfold/internal/storepath"
 )
 
-// load reads what the publication of entries depends on: in one round trip, and when anything waits for one of them in some more.
-func load(ctx context.Context, tx pgx.Tx, entries []entry) (*publishing, error) {
+// load reads what the publication of entries, or the return of condemned items, depends on: in one round trip, and when anything waits for one
+// of them, or is condemned that they name, in some more.
+func load(ctx context.Context, tx pgx.Tx, entries []entry, back [][]byte) (*publishing, error) {
 	t := &publishing{
 		ids: make(map[hashPart]int64), content: make(map[hashPart]digest.SHA256), byHash: make(map[digest.SHA256]*nar), states: make(map[objstore.Key]int16),
 		dirs: make(map[storepath.Dir]int32), waiters: make(map[hashPart]*waiter), waitersFor: make(map[hashPart][]hashPart),
-		kept: make(map[hashPart]*entry), held: make(map[objstore.Key]storepath.Base),
+		kept: make(map[hashPart]*entry), held: make(map[objstore.Key]storepath.Base), condemned: make(map[hashPart]*condemned),
 	}
 	b := &pgx.Batch{}
 	// With the row locked, a newer version that migrates waits too, should it not know of the advisory lock.
-	b.Queue("SELECT version, item, nar, change, " + serverTime + ", EXISTS (SELECT 1 FROM waiting) FROM narfold_catalogue FOR UPDATE").QueryRow(func(r pgx.Row) error {
+	b.Queue("SELECT version, item, nar, change, " + serverTime + ", EXISTS (SELECT 1 FROM waiting), EXISTS (SELECT 1 FROM condemned WHERE deleting = 0) FROM narfold_catalogue FOR UPDATE").QueryRow(func(r pgx.Row) error {
 		var version int
-		if err := r.Scan(&version, &t.items, &t.nars, &t.changes, &t.now, &t.anyWaits); err != nil {
+		if err := r.Scan(&version, &t.items, &t.nars, &t.changes, &t.now, &t.anyWaits, &t.anyCondemned); err != nil {
 			return err
 		}
 		return known(version, len(migrations))
@@ -42,32 +43,44 @@ func load(ctx context.Context, tx pgx.Tx, entries []entry) (*publishing, error) 
 		})
 		return err
 	})
-	t.queue(b, entries)
+	named := t.queue(b, entries, back)
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return nil, fmt.Errorf("look up %d items: %w", len(entries), err)
+		return nil, fmt.Errorf("look up %d items: %w", len(entries)+len(back), err)
 	}
-	if !t.anyWaits {
-		return t, nil
+	if t.anyWaits && len(entries) > 0 {
+		waiting, err := t.loadWaiters(ctx, tx, entries)
+		if err != nil {
+			return nil, err
+		}
+		if len(waiting) > 0 {
+			b = &pgx.Batch{}
+			named = append(named, t.queue(b, waiting, nil)...)
+			if err := tx.SendBatch(ctx, b).Close(); err != nil {
+				return nil, fmt.Errorf("look up %d items that wait: %w", len(waiting), err)
+			}
+		}
 	}
-	waiting, err := t.loadWaiters(ctx, tx, entries)
-	if err != nil || len(waiting) == 0 {
-		return t, err
-	}
-	b = &pgx.Batch{}
-	t.queue(b, waiting)
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return nil, fmt.Errorf("look up %d items that wait: %w", len(waiting), err)
+	if t.anyCondemned {
+		if err := t.loadCondemned(ctx, tx, named); err != nil {
+			return nil, fmt.Errorf("look up what is condemned: %w", err)
+		}
 	}
 	return t, nil
 }
 
-// queue has the rows read that publications name.
-func (t *publishing) queue(b *pgx.Batch, entries []entry) {
+// queue has the rows read that publications name, and returns the hash parts of all items among them.
+func (t *publishing) queue(b *pgx.Batch, entries []entry, back [][]byte) (all [][]byte) {
 	var (
-		own, all, nars [][]byte
-		keys           []string
-		seen           = make(map[hashPart]bool)
+		own, nars [][]byte
+		keys      []string
+		seen      = make(map[hashPart]bool)
 	)
+	for _, h := range back {
+		if !seen[hashPart(h)] {
+			seen[hashPart(h)] = true
+			all = append(all, h)
+		}
+	}
 	for i := range entries {
 		e := &entries[i]
 		own = append(own, e.hash[:])
@@ -100,6 +113,9 @@ func (t *publishing) queue(b *pgx.Batch, entries []entry) {
 		})
 		return err
 	})
+	if len(entries) == 0 {
+		return all
+	}
 	b.Queue("SELECT i.hash, n.hash FROM items i JOIN nars n ON n.id = i.nar WHERE i.hash = ANY($1)", own).Query(func(r pgx.Rows) error {
 		var hash, content []byte
 		_, err := pgx.ForEachRow(r, []any{&hash, &content}, func() error {
@@ -108,22 +124,7 @@ func (t *publishing) queue(b *pgx.Batch, entries []entry) {
 		})
 		return err
 	})
-	b.Queue("SELECT n.id, n.hash, n.size, o.compression, o.key FROM nars n LEFT JOIN objects o ON o.nar = n.id WHERE n.hash = ANY($1)", nars).Query(func(r pgx.Rows) error {
-		var (
-			id, size         int64
-			hash             []byte
-			compression, key *string
-		)
-		_, err := pgx.ForEachRow(r, []any{&id, &hash, &size, &compression, &key}, func() error {
-			n := t.byHash[digest.SHA256(hash)]
-			n.id, n.size = id, size
-			if key != nil {
-				n.files[compress.Method(*compression)] = objstore.Key(*key)
-			}
-			return nil
-		})
-		return err
-	})
+	t.queueNars(b, nars)
 	// Locked, so that nobody begins to clean up what becomes a file now.
 	b.Queue("SELECT key, state FROM objects WHERE key = ANY($1) ORDER BY key FOR UPDATE", keys).Query(func(r pgx.Rows) error {
 		var (
@@ -132,6 +133,28 @@ func (t *publishing) queue(b *pgx.Batch, entries []entry) {
 		)
 		_, err := pgx.ForEachRow(r, []any{&key, &state}, func() error {
 			t.states[objstore.Key(key)] = state
+			return nil
+		})
+		return err
+	})
+	return all
+}
+
+// queueNars has nars read that t.byHash has places for.
+func (t *publishing) queueNars(b *pgx.Batch, hashes [][]byte) {
+	b.Queue("SELECT n.id, n.hash, n.size, n.state, o.compression, o.key FROM nars n LEFT JOIN objects o ON o.nar = n.id WHERE n.hash = ANY($1) AND n.state < 2", hashes).Query(func(r pgx.Rows) error {
+		var (
+			id, size         int64
+			state            int16
+			hash             []byte
+			compression, key *string
+		)
+		_, err := pgx.ForEachRow(r, []any{&id, &hash, &size, &state, &compression, &key}, func() error {
+			n := t.byHash[digest.SHA256(hash)]
+			n.id, n.size, n.condemned = id, size, state == narCondemned
+			if key != nil {
+				n.files[compress.Method(*compression)] = objstore.Key(*key)
+			}
 			return nil
 		})
 		return err

@@ -17,9 +17,6 @@ import (
 	"narfold/internal/storepath"
 )
 
-// opReplaced is the operation of changes that readers are not told about by name; the others are catalog.ChangeKind.
-const opReplaced = 3
-
 var errNoFile = errors.New("it has no file, and no published item has its nar")
 
 // hashPart is the compact form of a storepath.HashPart.
@@ -54,7 +51,7 @@ func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.
 	}
 	var outcomes []catalog.Outcome
 	err := db.publish(ctx, func(tx pgx.Tx) error {
-		t, err := load(ctx, tx, entries)
+		t, err := load(ctx, tx, entries, nil)
 		if err != nil {
 			return err
 		}
@@ -71,8 +68,9 @@ func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.
 
 // nar is a nar as it is within one publishing transaction.
 type nar struct {
-	id, size int64 // 0: it is not there
-	files    map[compress.Method]objstore.Key
+	id, size  int64 // 0: it is not there
+	condemned bool  // no live item has it
+	files     map[compress.Method]objstore.Key
 }
 
 // waiter is an item that waits and may be published in this transaction.
@@ -105,6 +103,12 @@ type publishing struct {
 	kept            map[hashPart]*entry
 	held            map[objstore.Key]storepath.Base // uploads of those in kept
 	publishedHashes []hashPart
+
+	anyCondemned bool
+	condemned    map[hashPart]*condemned // those that may be brought back, as far as the publications and these reference them
+	revived      []revived
+	revivedNars  []int64
+	wishes       []int64 // items that somebody was told of
 }
 
 // decide finds out what becomes of each publication.
@@ -120,7 +124,7 @@ func (t *publishing) decide(entries []entry) (outcomes []catalog.Outcome, err er
 		left := undecided[:0:0]
 		for _, i := range undecided {
 			e := &entries[i]
-			for lacks[i] < len(e.refs) && t.ids[e.refs[lacks[i]]] != 0 {
+			for lacks[i] < len(e.refs) && t.canBe(e.refs[lacks[i]]) {
 				lacks[i]++
 			}
 			if lacks[i] < len(e.refs) {
@@ -139,7 +143,7 @@ func (t *publishing) decide(entries []entry) (outcomes []catalog.Outcome, err er
 	for _, i := range undecided {
 		e := &entries[i]
 		for j, r := range e.refs {
-			if t.ids[r] == 0 {
+			if !t.canBe(r) {
 				outcomes[i].Missing = append(outcomes[i].Missing, e.need[j])
 			}
 		}
@@ -156,13 +160,16 @@ func (t *publishing) decide(entries []entry) (outcomes []catalog.Outcome, err er
 
 // publish makes an item live whose references are, and then what had waited for it.
 func (t *publishing) publish(e *entry) (catalog.Outcome, error) {
+	if err := t.reviveFor(e); err != nil {
+		return catalog.Outcome{}, err
+	}
 	out, err := t.publishOne(e)
 	if err != nil || out.Verdict != catalog.Published {
 		return out, err
 	}
 	for queue := []hashPart{e.hash}; len(queue) > 0; queue = queue[1:] {
 		for _, w := range t.release(queue[0]) {
-			one, err := t.publishOne(&w.entry)
+			one, err := t.publishReleased(&w.entry)
 			if errors.Is(err, errNoFile) {
 				// Its nar was published when it began to wait and is not any more. Whoever brought it has to do so again; the
 				// reference that it waited for is not to blame.
@@ -183,6 +190,7 @@ func (t *publishing) publish(e *entry) (catalog.Outcome, error) {
 
 func (t *publishing) publishOne(e *entry) (out catalog.Outcome, err error) {
 	if id := t.ids[e.hash]; id != 0 {
+		t.wishes = append(t.wishes, id)
 		live := t.content[e.hash]
 		if live != e.NarHash {
 			t.differences = append(t.differences, difference{e.hash, e.NarHash, live, e.Path.String(), e.By})
@@ -204,6 +212,7 @@ func (t *publishing) publishOne(e *entry) (out catalog.Outcome, err error) {
 	case n.size != e.NarSize:
 		return out, fmt.Errorf("nar size %d, but the nar with hash %s has %d bytes", e.NarSize, e.NarHash, n.size)
 	}
+	t.reviveNar(n)
 	_, unused, err := t.addFiles(n, e.Files)
 	if err != nil {
 		return out, err
@@ -212,7 +221,7 @@ func (t *publishing) publishOne(e *entry) (out catalog.Outcome, err error) {
 		return out, errNoFile
 	}
 	t.items++
-	t.newItems = append(t.newItems, newItem{id: t.items, nar: n.id, dir: t.dir(e.Path.Dir), entry: e, refs: t.distances(e, t.items)})
+	t.newItems = append(t.newItems, newItem{id: t.items, nar: n.id, dir: t.dir(e.Path.Dir), entry: e, refs: t.distances(e.refs, t.items)})
 	t.ids[e.hash], t.content[e.hash] = t.items, e.NarHash
 	t.publishedHashes = append(t.publishedHashes, e.hash)
 	t.forget(e.hash)
@@ -245,11 +254,11 @@ func (t *publishing) addFiles(n *nar, files []catalog.File) (added int, unused [
 	return added, unused, nil
 }
 
-// distances encodes the references of a new item as the ascending distances from its id, each as the varint of its difference to the
+// distances encodes references of an item with a new id as the ascending distances from its id, each as the varint of its difference to the
 // one before.
-func (t *publishing) distances(e *entry, id int64) []byte {
-	distances := make([]int64, len(e.refs))
-	for i, r := range e.refs {
+func (t *publishing) distances(refs []hashPart, id int64) []byte {
+	distances := make([]int64, len(refs))
+	for i, r := range refs {
 		distances[i] = id - t.ids[r]
 	}
 	slices.Sort(distances)

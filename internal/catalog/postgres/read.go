@@ -41,11 +41,14 @@ func scanItemAfter(r pgx.CollectableRow, targets ...any) (it catalog.Item, err e
 	if err := r.Scan(append(targets, &it.Sequence, &hash, &dir, &name, &nar, &it.NarSize, &published, &kept, &keys, &compressions, &sizes, &sums, &verified)...); err != nil {
 		return it, err
 	}
-	it.Path = storepath.Path{Dir: storepath.Dir(dir), Base: storepath.Base(string(storepath.HashPartOf([20]byte(hash))) + "-" + name)}
+	it.Path = storepath.Path{Dir: storepath.Dir(dir), Base: baseOf(hash, name)}
 	it.NarHash = digest.SHA256(nar)
 	it.Published = fromMillis(published)
 	if it.Narinfo, err = unpack(kept); err != nil {
 		return it, fmt.Errorf("unpack the narinfo kept for %s: %w", it.Path, err)
+	}
+	if kept == nil { // it is gone
+		return it, nil
 	}
 	n, err := narinfo.Parse(it.Narinfo)
 	if err != nil {
@@ -124,7 +127,7 @@ func (db *DB) Files(ctx context.Context, narHashes []digest.SHA256) ([][]catalog
 			f.nar = digest.SHA256(nar)
 		}
 		return f, err
-	}, "SELECT n.hash, "+fileColumns+" FROM nars n CROSS JOIN LATERAL (SELECT * FROM objects WHERE nar = n.id OFFSET 0) AS o WHERE n.hash = ANY($1) ORDER BY o.compression",
+	}, "SELECT n.hash, "+fileColumns+" FROM nars n CROSS JOIN LATERAL (SELECT * FROM objects WHERE nar = n.id OFFSET 0) AS o WHERE n.hash = ANY($1) AND n.state = 0 AND n.state < 2 ORDER BY o.compression",
 		column(narHashes, func(h *digest.SHA256) []byte { return h[:] }))
 	if err != nil {
 		return nil, fmt.Errorf("look up files of %d nars: %w", len(narHashes), err)
@@ -215,7 +218,7 @@ func (db *DB) EachHashPart(ctx context.Context, after int64, f func([20]byte)) (
 func (db *DB) Counts(ctx context.Context) (c catalog.Counts, err error) {
 	err = db.read(ctx, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `SELECT (SELECT count(*) FROM items), (SELECT count(*) FROM waiting), n.count, n.sum, o.count, o.sum, (SELECT count(*) FROM objects WHERE state < 2)
-			FROM (SELECT count(*), coalesce(sum(size), 0)::bigint AS sum FROM nars) AS n, (SELECT count(*), coalesce(sum(size), 0)::bigint AS sum FROM objects WHERE nar IS NOT NULL) AS o`, wholeTable).
+			FROM (SELECT count(*), coalesce(sum(size), 0)::bigint AS sum FROM nars WHERE state = 0) AS n, (SELECT count(*), coalesce(sum(size), 0)::bigint AS sum FROM objects WHERE state = 2) AS o`, wholeTable).
 			Scan(&c.Items, &c.Waiting, &c.Nars, &c.NarBytes, &c.Files, &c.Bytes, &c.Uploads)
 		if err != nil {
 			return err

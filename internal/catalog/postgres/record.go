@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"narfold/internal/catalog"
 	"narfold/internal/digest"
+	"narfold/internal/objstore"
 	"narfold/internal/storepath"
 )
 
@@ -54,8 +56,11 @@ func (t *publishing) record(ctx context.Context, tx pgx.Tx) error {
 			column(t.newNars, func(n *newNar) []byte { return n.hash[:] }),
 			column(t.newNars, func(n *newNar) int64 { return n.size }))
 	}
+	t.queueRevivedNars(b)
 	if len(t.newUploads) > 0 {
-		b.Queue("INSERT INTO objects(key, state, since) SELECT key, 0, $1 FROM unnest($2::text[]) AS u(key) ON CONFLICT DO NOTHING", t.now, texts(t.newUploads))
+		// A key that is spent can only be cleaned up.
+		b.Queue(`INSERT INTO objects(key, state, since) SELECT key, EXISTS (SELECT 1 FROM spent s WHERE s.key = split_part(u.key, ';', 1) AND s.generation >= u.generation)::integer, $1
+			FROM unnest($2::text[], $3::bigint[]) AS u(key, generation) ON CONFLICT DO NOTHING`, t.now, texts(t.newUploads), column(t.newUploads, generation))
 	}
 	if len(t.newFiles) > 0 {
 		b.Queue(`UPDATE objects o SET state = 2, item = '', since = $1, nar = u.nar, compression = u.compression, size = u.size, sha256 = u.sha256, verified = u.verified
@@ -77,6 +82,7 @@ func (t *publishing) record(ctx context.Context, tx pgx.Tx) error {
 		b.Queue("INSERT INTO dirs(id, dir) SELECT * FROM unnest($1::integer[], $2::text[])",
 			column(t.newDirs, func(d *storepath.Dir) int32 { return t.dirs[*d] }), texts(t.newDirs))
 	}
+	t.queueRevived(b)
 	if len(t.newItems) > 0 {
 		ids := column(t.newItems, func(i *newItem) int64 { return i.id })
 		b.Queue(`INSERT INTO items(id, hash, dir, name, nar, published, by, narinfo) SELECT id, hash, dir, name, nar, $1, by, narinfo
@@ -108,6 +114,7 @@ func (t *publishing) record(ctx context.Context, tx pgx.Tx) error {
 	if err := t.queueKept(b); err != nil {
 		return err
 	}
+	queueWishes(b, t.wishes)
 	if b.Len() == 0 {
 		return nil
 	}
@@ -144,7 +151,7 @@ func (t *publishing) queueKept(b *pgx.Batch) error {
 		}
 		hashes, paths, blobs = append(hashes, hash[:]), append(paths, e.Path.String()), append(blobs, blob)
 		for i := range e.refs {
-			if r := &e.refs[i]; t.ids[*r] == 0 {
+			if r := &e.refs[i]; !t.canBe(*r) {
 				missing, by = append(missing, r[:]), append(by, e.hash[:])
 			}
 		}
@@ -156,6 +163,15 @@ func (t *publishing) queueKept(b *pgx.Batch) error {
 	b.Queue("INSERT INTO waiting_for(missing, hash) SELECT * FROM unnest($1::bytea[], $2::bytea[]) ON CONFLICT DO NOTHING", missing, by)
 	b.Queue("UPDATE objects o SET item = u.item FROM unnest($1::text[], $2::text[]) AS u(key, item) WHERE o.key = u.key", keys, items)
 	return nil
+}
+
+// generation returns the number of a key's generation.
+func generation(k *objstore.Key) int64 {
+	_, _, n, err := catalog.ParseNarKey(*k)
+	if err != nil {
+		return math.MaxInt64 // no key of this form is ever spent
+	}
+	return int64(n)
 }
 
 // column returns one field of all rows, the form in which many rows are one parameter each.

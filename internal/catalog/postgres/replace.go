@@ -47,9 +47,12 @@ func (db *DB) Replace(ctx context.Context, old objstore.Key, f catalog.File) err
 		if tag.RowsAffected() == 0 {
 			return fmt.Errorf("%w: %s", catalog.ErrNotReserved, f.Key)
 		}
+		if _, err := tx.Exec(ctx, spend("unnest(ARRAY[$1::text]) AS u(key)"), string(old)); err != nil {
+			return err
+		}
 		_, err = tx.Exec(ctx, `WITH told AS (INSERT INTO changes(seq, op, item, at)
 			SELECT c.change + row_number() OVER (ORDER BY i.id), $2, i.id, $3 FROM items i CROSS JOIN narfold_catalogue c WHERE i.nar = $1 RETURNING seq)
-			UPDATE narfold_catalogue SET change = change + (SELECT count(*) FROM told)`, nar, int16(opReplaced), now)
+			UPDATE narfold_catalogue SET change = change + (SELECT count(*) FROM told)`, nar, int16(catalog.ChangeFileReplaced), now)
 		return err
 	})
 	if err != nil {

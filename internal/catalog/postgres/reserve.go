@@ -35,7 +35,8 @@ func reserve(ctx context.Context, tx pgx.Tx, wants []catalog.Want) ([]objstore.K
 		ones[i] = string(catalog.NarKey(w.Compression, w.Base, 1))
 	}
 	answer, err := tx.Query(ctx, `SELECT w.i, o.key, o.state FROM unnest($1::text[]) WITH ORDINALITY AS w(one, i) CROSS JOIN LATERAL
-		(SELECT key, state FROM objects WHERE key = w.one UNION ALL SELECT key, state FROM objects WHERE key > w.one || ';' AND key < w.one || '<') AS o`, ones)
+		(SELECT key, state FROM objects WHERE key = w.one UNION ALL SELECT key, state FROM objects WHERE key > w.one || ';' AND key < w.one || '<'
+			UNION ALL SELECT CASE generation WHEN 1 THEN key ELSE key || ';' || generation END, 3 FROM spent WHERE key = w.one) AS o`, ones)
 	if err != nil {
 		return nil, err
 	}
@@ -46,14 +47,14 @@ func reserve(ctx context.Context, tx pgx.Tx, wants []catalog.Want) ([]objstore.K
 		taken = make([]map[int]bool, len(wants)) // generations that are being cleaned up, or were when we asked
 		next  = make([]int, len(wants))
 	)
-	// Before the last published generation no key is handed out, since it may be one that Replace took out of service, of which
-	// somebody may still hold the URL.
+	// Before the last generation that is or was published no key is handed out: somebody may still hold its URL, or be about to delete its
+	// object.
 	_, err = pgx.ForEachRow(answer, []any{&i, &key, &state}, func() error {
 		_, _, generation, err := catalog.ParseNarKey(objstore.Key(key))
 		switch {
 		case err != nil:
 			return err
-		case state == stateFile:
+		case state == stateFile, state == stateCondemned:
 			next[i-1] = max(next[i-1], generation)
 		case state == stateAbandoned:
 			if taken[i-1] == nil {

@@ -89,6 +89,7 @@ ALTER INDEX feed_segments_pkey RENAME TO feed_packed_pkey;
 CREATE TABLE feed_segments(number bigint PRIMARY KEY, last bigint NOT NULL, chain bytea NOT NULL CHECK (octet_length(chain) = 32), size bigint NOT NULL, sha256 bytea NOT NULL CHECK (octet_length(sha256) = 32));
 INSERT INTO feed_segments SELECT number, last, chain, size, sha256 FROM feed_packed;
 `,
+	afterlife,
 }
 
 // The states of an object.
@@ -96,6 +97,7 @@ const (
 	stateUpload    = 0
 	stateAbandoned = 1
 	stateFile      = 2
+	stateCondemned = 3
 )
 
 // serverTime is the present in milliseconds since 1970; unlike now(), not that of the beginning of the transaction.

@@ -2,14 +2,17 @@ package postgres
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"narfold/internal/catalog"
 	"narfold/internal/catalog/catalogtest"
+	"narfold/internal/storepath"
 )
 
 func TestForeignAndNewerDatabasesAreRefusedUntouched(t *testing.T) {
@@ -142,4 +145,63 @@ func TestAMigrationThatFailsChangesNothing(t *testing.T) {
 		t.Errorf("there are %v, were %v", after, before)
 	}
 	publish(t, open(t, name), catalogtest.Item("x"))
+}
+
+// openAt opens the catalogue in a database with the schema of an earlier version.
+func openAt(t *testing.T, database string, version int) *DB {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), address(database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	db := &DB{pool: pool, publishing: make(chan struct{}, 1)}
+	db.publishing <- struct{}{}
+	if err := db.migrate(t.Context(), migrations[:version]); err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+func TestACatalogueFromBeforeItemsCouldGoIsMigrated(t *testing.T) {
+	name := database(t)
+	older := openAt(t, name, 2)
+	low, top := catalogtest.Item("low"), catalogtest.Item("top", "low", "top")
+	insert := func(query string, args ...any) {
+		t.Helper()
+		if _, err := older.pool.Exec(t.Context(), query, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	insert("INSERT INTO dirs VALUES(1, $1)", string(low.Path.Dir))
+	for i, p := range []catalog.Publication{low, top} {
+		id, h, f := i+1, p.Path.HashPart().Bytes(), p.Files[0]
+		insert("INSERT INTO nars(id, hash, size) VALUES($1, $2, $3)", id, p.NarHash[:], p.NarSize)
+		insert("INSERT INTO objects(key, state, since, nar, compression, size, sha256, verified) VALUES($1, 2, 7, $2, $3, $4, $5, $6)", string(f.Key), id, string(f.Compression), f.Size, f.SHA256[:], millis(f.Verified))
+		insert("INSERT INTO items(id, hash, dir, name, nar, published, by, narinfo) VALUES($1, $2, 1, $3, $1, 7, 'test', $4)", id, h[:], p.Path.Name(), p.Narinfo)
+		insert("INSERT INTO refs VALUES($1, $2)", id, []byte{1}[:i])
+		insert("INSERT INTO changes VALUES($1, 1, $1, 7)", id)
+	}
+	insert("INSERT INTO objects(key, state, since) VALUES('nar/zstd/upload', 0, 7)")
+	insert("UPDATE narfold_catalogue SET item = 2, nar = 2, change = 2")
+
+	db := open(t, name)
+	was, err := db.Item(t.Context(), top.Path.HashPart())
+	if err != nil || was.Sequence != 2 || len(was.Files) != 1 || was.Files[0] != top.Files[0] || !slices.Equal(was.References, top.References) {
+		t.Fatalf("%+v, %v", was, err)
+	}
+	if c, err := db.Counts(t.Context()); err != nil || c.Items != 2 || c.Nars != 2 || c.Files != 2 || c.Uploads != 1 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	hs := []storepath.HashPart{low.Path.HashPart(), top.Path.HashPart()}
+	if out, err := db.Withdraw(t.Context(), catalog.Withdrawal{Items: hs}); err != nil || out[0].Verdict != catalog.Withdrawn || out[1].Verdict != catalog.Withdrawn {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if out, err := db.Restore(t.Context(), hs[1:]); err != nil || out[0] != catalog.Restored {
+		t.Fatalf("%v, %v", out, err)
+	}
+	is, err := db.Item(t.Context(), top.Path.HashPart())
+	if was.Sequence = 4; err != nil || fmt.Sprint(is) != fmt.Sprint(was) {
+		t.Errorf("%+v, %v, want %+v", is, err, was)
+	}
 }

@@ -78,6 +78,11 @@ func TestContract(t *testing.T) {
 	catalogtest.Run(t, fresh, again)
 }
 
+func TestLifecycle(t *testing.T) {
+	fresh, again := catalogues()
+	catalogtest.Lifecycle(t, fresh, again)
+}
+
 func TestModel(t *testing.T) {
 	for seed := range uint64(4) {
 		fresh, again := catalogues()

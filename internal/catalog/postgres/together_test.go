@@ -225,8 +225,8 @@ func TestAKeyThatReplaceTookOutOfServiceIsNotHandedOutByWhoLookedBefore(t *testi
 	if third := catalog.NarKey(compress.Zstd, p.Path.Base, 3); got[0] != third {
 		t.Errorf("%s was handed out, want %s", got[0], third)
 	}
-	if _, err := b.Owner(t.Context(), first); !errors.Is(err, catalog.ErrNotFound) {
-		t.Errorf("owner of the forgotten key: %v", err)
+	if s, err := b.Owner(t.Context(), first); s != catalog.KeySpent || err != nil {
+		t.Errorf("owner of the forgotten key: %v, %v", s, err)
 	}
 }
 

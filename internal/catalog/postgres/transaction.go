@@ -16,9 +16,10 @@ import (
 
 // The advisory locks, numbers of the database whose upper half is "narf". They end with the transaction.
 const (
-	publishLock = 0x6e617266_00000001 // who publishes, replaces or migrates
+	publishLock = 0x6e617266_00000001 // who publishes, replaces, withdraws, brings back, deletes or migrates
 	feedLock    = 0x6e617266_00000002 // who appends to the feed or seals a part of it
 	cleanLock   = 0x6e617266_00000003 // shared: who hands out keys; alone: who forgets them
+	promiseLock = 0x6e617266_00000004 // shared: who promises that live items stay; alone: who withdraws, or takes a moment
 )
 
 // The statements that transactions begin with, one round trip with their lock. Each statement after it sees what was committed before
@@ -31,6 +32,15 @@ var (
 	beginFeeding    = fmt.Sprintf("%s; select pg_advisory_xact_lock(%d)", begin, int64(feedLock))
 	beginReserving  = fmt.Sprintf("%s; select pg_advisory_xact_lock_shared(%d)", begin, int64(cleanLock))
 	beginForgetting = fmt.Sprintf("%s; select pg_advisory_xact_lock(%d)", begin, int64(cleanLock))
+
+	// Whoever changes what is live has the publishing lock, so publishing, bringing back, withdrawing and the beginning of a deletion come one
+	// after the other, each with all that the one before has done. A promise of what is live already waits for none of them but for who
+	// withdraws. All take their locks in this order, so that none waits for another in a circle: publishLock, promiseLock, cleanLock; then
+	// the row of narfold_catalogue, those of objects by their keys, that of the lease, that of moment, and those of wishes. Where rows of
+	// objects cannot be taken in that order the server ends one of two in a circle, and it is tried again.
+	beginPromising   = fmt.Sprintf("%s; select pg_advisory_xact_lock_shared(%d)", begin, int64(promiseLock))
+	beginWithdrawing = fmt.Sprintf("%s; select pg_advisory_xact_lock(%d)", beginPublishing, int64(promiseLock))
+	beginBurying     = fmt.Sprintf("%s; select pg_advisory_xact_lock(%d)", beginPublishing, int64(cleanLock))
 )
 
 const (
@@ -43,13 +53,18 @@ const (
 
 // publish runs f in a transaction that has the publishing lock.
 func (db *DB) publish(ctx context.Context, f func(pgx.Tx) error) error {
+	return db.inTurn(ctx, beginPublishing, f)
+}
+
+// inTurn runs f in a transaction that begins with the publishing lock.
+func (db *DB) inTurn(ctx context.Context, begin string, f func(pgx.Tx) error) error {
 	select {
 	case <-db.publishing:
 		defer func() { db.publishing <- struct{}{} }()
 	case <-ctx.Done():
 		return fmt.Errorf("use catalogue: %w", context.Cause(ctx))
 	}
-	return db.write(ctx, beginPublishing, f)
+	return db.write(ctx, begin, f)
 }
 
 // write runs f in a transaction that is durable when write returns nil. It may run f several times, of which only the last counts.

@@ -15,7 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"narfold/internal/narinfo"
 	"narfold/internal/nixkey/nixtest"
+	"narfold/internal/storepath"
 )
 
 // nginx serves a directory with the real program until the test ends.
@@ -191,6 +193,46 @@ func sigLine(narinfo string) string {
 		}
 	}
 	return ""
+}
+
+// Items of Guix, named by the manifest of a profile and signed by a key in an acl, as those of a Guix farm are.
+func TestAManifestOfGuixIsFollowed(t *testing.T) {
+	dir, secret := t.TempDir(), filepath.Join(t.TempDir(), "farm.sec")
+	must(t, nil, "key", "generate", "--dialect", "guix", "--secret", secret, "--public", secret+".pub")
+	item := func(name string, refs ...storepath.Base) parcel {
+		p := pack(t, string(storepath.Guix), name, "contents of "+name, nil, refs...)
+		n, err := narinfo.Parse(p.narinfo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.narinfo = must(t, narinfo.Guix(n), "narinfo", "sign", "--key", secret)
+		writeAll(t, filepath.Join(dir, n.Files[0].URL), p.nar)
+		spit(t, filepath.Join(dir, string(p.path.HashPart())+".narinfo"), p.narinfo)
+		return p
+	}
+	glibc := item("glibc-2.39")
+	hello := item("hello-2.12.1", glibc.path.Base)
+	spit(t, filepath.Join(dir, "nix-cache-info"), []byte("StoreDir: /gnu/store\nWantMassQuery: 0\nPriority: 100\n"))
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	acl := spit(t, filepath.Join(t.TempDir(), "acl"), fmt.Appendf(nil, "(acl (entry %s (tag (guix import))))", slurp(t, secret+".pub")))
+	manifest := spit(t, filepath.Join(t.TempDir(), "manifest"), fmt.Appendf(nil, `(manifest (version 4) (packages (("hello" "2.12.1" "out" %q (propagated-inputs ())))))`, hello.path))
+	state := t.TempDir()
+	if sum := followOnce(t, exitDone, "--state", state, "--from", nginx(t, dir), "--key", acl, "--store-paths", manifest); sum.Wanted != 1 || sum.Published != 2 {
+		t.Errorf("%+v", sum)
+	}
+	s := startService(t, serviceOptions{args: []string{"--state", state, "--listen", "127.0.0.1:0"}})
+	for _, p := range []parcel{glibc, hello} {
+		served := get(t, s.url()+"/"+string(p.path.HashPart())+".narinfo").body
+		must(t, nil, "narinfo", "verify", "--acl", acl, spit(t, filepath.Join(t.TempDir(), "n.narinfo"), []byte(served)))
+		if before, _, _ := strings.Cut(string(p.narinfo), "\nURL: "); !strings.HasPrefix(served, before+"\n") {
+			t.Errorf("served\n%s\nsigned\n%s", served, p.narinfo)
+		}
+	}
+	if code := s.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
 }
 
 func TestScriptsLearnWhatFollowingCameTo(t *testing.T) {

@@ -192,11 +192,7 @@ func follow(t testing.TB, u *upstream, change func(*Parts)) *follower {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cat.Close() })
-	trusted := filepath.Join(dir, "trusted.pub")
-	if err := os.WriteFile(trusted, []byte(u.key.Public().String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	keys, err := keyring.Load("follower.example", trusted)
+	keys, err := keyring.Load("follower.example", writeKey(t, u))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,6 +210,16 @@ func follow(t testing.TB, u *upstream, change func(*Parts)) *follower {
 		t.Fatal(err)
 	}
 	return &follower{Follower: f, TB: t, cat: cat}
+}
+
+// writeKey writes the key that is trusted to a file.
+func writeKey(t testing.TB, u *upstream) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "trusted.pub")
+	if err := os.WriteFile(name, []byte(u.key.Public().String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 // byFeed has it follow the change feed.

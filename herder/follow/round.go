@@ -152,6 +152,9 @@ func (r *round) portion(ctx context.Context, some []storepath.HashPart) error {
 	ctx, r.stop = context.WithCancelCause(ctx)
 	defer r.stop(nil)
 	err = r.f.To.Run(ctx, r.jobs(ctx, s), r.report)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // which tells more than what was interrupted
+	}
 	return errors.Join(err, s.Close())
 }
 

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,46 +18,61 @@ import (
 	"narfold/internal/storepath"
 )
 
-// Model holds a catalogue to a model of a few maps, through steps random operations of several publishers, a cleaner, and restarts. After
-// each step both say the same of what is published, reserved and waiting, and everything published is closed.
+// Model holds a catalogue to a model of a few maps, through steps random operations of several publishers, cleaners, collectors and uploaders
+// with leases, of which any may stop for good between two calls, and through restarts. After each step both say the same of what is there,
+// everything published is closed and has its objects, and no key has come back that was let go. Whoever withdraws nothing is held to the rest.
 func Model(t *testing.T, seed uint64, steps int, open func(t *testing.T) catalog.Catalogue, reopen func(t *testing.T, c catalog.Catalogue) catalog.Catalogue) {
-	m := &model{T: t, r: rand.New(rand.NewPCG(seed, 0)), c: open(t), world: newWorld()}
+	m := &model{T: t, r: rand.New(rand.NewPCG(seed, 0)), seen: map[string]int{}, open: open, reopen: reopen}
 	for step := range steps {
-		if step > 0 && step%worldSteps == 0 {
-			m.c, m.world = open(t), newWorld()
+		if step == 0 || m.over() {
+			m.begin()
 		}
-		what := m.step(reopen)
+		m.age++
+		m.world.told = nil
+		what := m.step()
 		if m.compare(); t.Failed() {
 			t.Fatalf("seed %d, step %d: after %s", seed, step, what)
 		}
 	}
 	t.Logf("seed %d, %d steps: %v", seed, steps, m.seen)
-	for _, verdict := range []catalog.Verdict{catalog.Published, catalog.Present, catalog.Waiting, catalog.Refused, catalog.Differs} {
-		if m.seen[verdict.String()] == 0 {
-			t.Errorf("seed %d: no step came to %q", seed, verdict)
-		}
+	want := []string{"published", "present", "waiting", "refused", "differs", "replaced"}
+	if m.lives != nil {
+		want = append(want, "withdrawn", "leased", "wanted", "referenced", "moved", "restored", "gone", "deleting", "needed", "too young", "tombstones", "deleted late", "lease over")
 	}
-	if m.seen["replaced"] == 0 {
-		t.Errorf("seed %d: no file was replaced", seed)
+	for _, w := range want {
+		if m.seen[w] == 0 {
+			t.Errorf("seed %d: no step came to %q", seed, w)
+		}
 	}
 }
 
 // items is how many items the model plays with; item i references some of those before it.
 const items = 24
 
-// worldSteps is how many steps are played with one catalogue: when all items are published nothing new happens.
-const worldSteps = 100
+// A catalogue is played with for so many steps: where nothing is withdrawn, nothing new happens when all items are published.
+const (
+	worldSteps = 2000
+	graveSteps = 100
+)
+
+// restartEvery is how many steps there are between restarts, as a mean.
+const restartEvery = 150
 
 var methods = []compress.Method{compress.Zstd, compress.Lzip}
 
 // world is what the model says.
 type world struct {
-	order   []string // published names
+	ended
+	told    []string // changes of this step
 	nar     map[string]digest.SHA256
 	files   map[digest.SHA256]map[compress.Method]objstore.Key
 	uploads map[objstore.Key]upload
-	waiting map[string]catalog.Publication
-	spent   map[objstore.Key]int // the last generation of a key that nobody gets again, by the first
+	waiting map[string]waiting
+}
+
+type waiting struct {
+	catalog.Publication
+	lacks []storepath.Base // when it began to wait, but for those that were published since
 }
 
 type upload struct {
@@ -64,40 +81,82 @@ type upload struct {
 }
 
 func newWorld() *world {
-	return &world{nar: map[string]digest.SHA256{}, files: map[digest.SHA256]map[compress.Method]objstore.Key{}, uploads: map[objstore.Key]upload{}, waiting: map[string]catalog.Publication{}, spent: map[objstore.Key]int{}}
+	return &world{ended: newEnded(), nar: map[string]digest.SHA256{}, files: map[digest.SHA256]map[compress.Method]objstore.Key{}, uploads: map[objstore.Key]upload{}, waiting: map[string]waiting{}}
 }
 
 func (w *world) clone() *world {
-	c := &world{order: slices.Clone(w.order), nar: maps.Clone(w.nar), uploads: maps.Clone(w.uploads), waiting: maps.Clone(w.waiting), spent: maps.Clone(w.spent), files: map[digest.SHA256]map[compress.Method]objstore.Key{}}
+	c := &world{ended: w.ended.clone(), told: slices.Clone(w.told), nar: maps.Clone(w.nar), uploads: maps.Clone(w.uploads), waiting: maps.Clone(w.waiting), files: map[digest.SHA256]map[compress.Method]objstore.Key{}}
 	for nar, files := range w.files {
 		c.files[nar] = maps.Clone(files)
 	}
 	return c
 }
 
+// tell notes a change.
+func (w *world) tell(kind catalog.ChangeKind, name string) {
+	w.told = append(w.told, fmt.Sprintf("%d %s", kind, name))
+}
+
 type model struct {
 	*testing.T
-	r *rand.Rand
-	c catalog.Catalogue
+	r      *rand.Rand
+	open   func(t *testing.T) catalog.Catalogue
+	reopen func(t *testing.T, c catalog.Catalogue) catalog.Catalogue
+	c      catalog.Catalogue
+	lives  catalog.Lifecycle // c, or nil
 	*world
 	seen map[string]int
+
+	age     int               // steps of this world
+	change  int64             // the last that was compared
+	told    []string          // the changes since
+	version int64             // of the catalogue, when it was compared
+	before  map[string]string // how each live item was after the step before
+	objects objects
+	crew    crew
+}
+
+func (m *model) begin() {
+	m.c, m.world = m.open(m.T), newWorld()
+	m.lives, _ = m.c.(catalog.Lifecycle)
+	m.age, m.change, m.told, m.before, m.objects, m.crew = 0, 0, nil, map[string]string{}, newObjects(), crew{}
+}
+
+// over reports whether this world has been played with long enough.
+func (m *model) over() bool {
+	if m.lives == nil {
+		return m.age == graveSteps
+	}
+	return m.age == worldSteps
 }
 
 func itemName(i int) string { return fmt.Sprintf("item-%02d", i) }
 
+func number(name string) int {
+	n, err := strconv.Atoi(strings.TrimPrefix(name, "item-"))
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
 // references of item i are always the same, as those of a built item are.
-func references(i int) (refs []string) {
-	r := rand.New(rand.NewPCG(uint64(i), 7))
-	for j := range i {
-		if r.IntN(8) == 0 {
-			refs = append(refs, itemName(j))
+func references(i int) []string { return graph[i] }
+
+var graph = func() (g [items][]string) {
+	for i := range g {
+		r := rand.New(rand.NewPCG(uint64(i), 7))
+		for j := range i {
+			if r.IntN(8) == 0 {
+				g[i] = append(g[i], itemName(j))
+			}
+		}
+		if r.IntN(2) == 0 {
+			g[i] = append(g[i], itemName(i))
 		}
 	}
-	if r.IntN(2) == 0 {
-		refs = append(refs, itemName(i))
-	}
-	return refs
-}
+	return g
+}()
 
 // publication makes item i with one of two contents, and files under keys that are reserved for it, or, rarely, under one that is not.
 func (m *model) publication() catalog.Publication {
@@ -123,13 +182,18 @@ func (m *model) publication() catalog.Publication {
 			}
 			continue
 		}
-		for generation := 1; generation < 6; generation++ {
+		spent := m.spent[catalog.NarKey(method, p.Path.Base, 1)]
+		for generation := 1; generation < spent+6; generation++ {
 			f := file(p.Path.Base, method, generation)
-			if u, ok := m.uploads[f.Key]; ok && !u.abandoned {
+			// Sometimes somebody still has a key that was spent long ago.
+			if u, ok := m.uploads[f.Key]; ok && !u.abandoned || generation <= spent && m.r.IntN(40) == 0 {
 				p.Files = append(p.Files, f)
 				break
 			}
 		}
+	}
+	for _, f := range p.Files {
+		m.objects.put(f.Key)
 	}
 	return p
 }
@@ -140,24 +204,27 @@ func file(b storepath.Base, m compress.Method, generation int) catalog.File {
 	return f
 }
 
-func (m *model) step(reopen func(t *testing.T, c catalog.Catalogue) catalog.Catalogue) string {
-	if m.seen == nil {
-		m.seen = map[string]int{}
-	}
-	switch n := m.r.IntN(42); {
-	case n >= 40:
-		return m.replace()
-	case n < 20:
-		return m.reserve()
-	case n < 34:
-		return m.publish()
-	case n < 36:
-		return m.abandon()
-	case n < 38:
-		return m.abandoned()
-	default:
-		m.c = reopen(m.T, m.c)
+func (m *model) step() string {
+	if m.r.IntN(restartEvery) == 0 {
+		m.c = m.reopen(m.T, m.c)
+		m.lives, _ = m.c.(catalog.Lifecycle)
+		m.before = map[string]string{} // so that all items are looked at
 		return "a restart"
+	}
+	if m.lives != nil && m.r.IntN(2) == 0 {
+		return m.lifeStep()
+	}
+	switch n := m.r.IntN(80); {
+	case n >= 78:
+		return m.replace()
+	case n < 44:
+		return m.reserve()
+	case n < 70:
+		return m.publish()
+	case n < 74:
+		return m.abandon()
+	default:
+		return m.abandoned()
 	}
 }
 
@@ -216,6 +283,7 @@ func (m *model) abandon() string {
 	}
 	if got {
 		m.uploads[k] = upload{abandoned: true}
+		m.objects.remove(k)
 	}
 	return fmt.Sprintf("abandoning %s", k)
 }
@@ -227,6 +295,7 @@ func (m *model) abandoned() string {
 	}
 	if m.uploads[k].abandoned {
 		delete(m.uploads, k)
+		m.objects.remove(k)
 	}
 	return fmt.Sprintf("forgetting %s", k)
 }
@@ -253,6 +322,7 @@ func (m *model) replace() string {
 	}
 	f := File("x", method)
 	f.Key = k
+	m.objects.put(k)
 	err = m.c.Replace(m.Context(), old, f)
 	what := fmt.Sprintf("replacing %s by %s", old, k)
 	u := m.uploads[k]
@@ -270,32 +340,28 @@ func (m *model) replace() string {
 		return what
 	}
 	m.seen["replaced"]++
-	for _, files := range m.files {
-		if files[method] == old {
-			files[method] = k
+	for nar, files := range m.files {
+		if files[method] != old {
+			continue
+		}
+		files[method] = k
+		for name, of := range m.nar {
+			if of == nar {
+				m.tell(catalog.ChangeFileReplaced, name)
+			}
 		}
 	}
 	delete(m.uploads, k)
 	m.uploads[old] = upload{abandoned: true}
-	if _, ok := m.c.(catalog.Lifecycle); ok {
+	if m.lives != nil {
 		m.spend(old)
 	}
 	return what
 }
 
-// spend remembers that a key was published and is not any more.
-func (w *world) spend(k objstore.Key) {
-	method, b, generation, err := catalog.ParseNarKey(k)
-	if err != nil {
-		panic(err)
-	}
-	first := catalog.NarKey(method, b, 1)
-	w.spent[first] = max(w.spent[first], generation)
-}
-
 func (m *model) publish() string {
 	var batch []catalog.Publication
-	for range 1 + m.r.IntN(5) {
+	for range 1 + m.r.IntN(3) {
 		p := m.publication()
 		// Most that have no nar at all are made anew: they are an error, and end the batch.
 		for tries := 0; tries < 8 && len(p.Files) == 0 && len(m.files[p.NarHash]) == 0; tries++ {
@@ -329,68 +395,4 @@ func (m *model) publish() string {
 		}
 	}
 	return what
-}
-
-func (m *model) compare() {
-	published := map[string]bool{}
-	for _, it := range collect(m.T, m.c.Items(m.Context(), 0)) {
-		name := it.Path.Name()
-		if m.nar[name] != it.NarHash {
-			m.Errorf("%s is published with %s, want %s", name, it.NarHash, m.nar[name])
-		}
-		for _, r := range it.References {
-			if r != it.Path.Base && !published[r.Name()] {
-				m.Errorf("%s is published before its reference %s", name, r.Name())
-			}
-		}
-		published[name] = true
-		have := map[compress.Method]objstore.Key{}
-		for _, f := range it.Files {
-			have[f.Compression] = f.Key
-		}
-		if !maps.Equal(have, m.files[it.NarHash]) {
-			m.Errorf("%s has files %v, want %v", name, have, m.files[it.NarHash])
-		}
-	}
-	if len(published) != len(m.nar) {
-		m.Errorf("%d items are published, want %d", len(published), len(m.nar))
-	}
-	uploads := map[objstore.Key]storepath.Base{}
-	for _, u := range collect(m.T, m.c.Uploads(m.Context())) {
-		uploads[u.Key] = u.For
-	}
-	want := map[objstore.Key]storepath.Base{}
-	for k, u := range m.uploads {
-		want[k] = u.item
-	}
-	if !maps.Equal(uploads, want) {
-		m.Errorf("uploads %v, want %v", uploads, want)
-	}
-	waiting := map[string]bool{}
-	for _, w := range collect(m.T, m.c.WaitingItems(m.Context())) {
-		waiting[w.Path.Name()] = true
-		if len(w.Missing) == 0 {
-			m.Errorf("%s waits for nothing", w.Path.Name())
-		}
-	}
-	for name := range m.waiting {
-		if !waiting[name] {
-			m.Errorf("%s does not wait", name)
-		}
-	}
-	if len(waiting) != len(m.waiting) {
-		m.Errorf("%d items wait, want %d", len(waiting), len(m.waiting))
-	}
-	counts, err := m.c.Counts(m.Context())
-	if err != nil {
-		m.Fatal(err)
-	}
-	files := 0
-	for _, of := range m.files {
-		files += len(of)
-	}
-	if counts.Items != int64(len(m.nar)) || counts.Files != int64(files) || counts.Nars != int64(len(m.files)) || counts.Uploads != int64(len(m.uploads)) ||
-		counts.Waiting != int64(len(m.waiting)) || len(m.nar) > 0 && counts.Dirs[storepath.Guix] != counts.Items {
-		m.Errorf("counted %+v, want %d items, %d waiting, %d nars, %d files, %d uploads", counts, len(m.nar), len(m.waiting), len(m.files), files, len(m.uploads))
-	}
 }

@@ -25,7 +25,7 @@ func (w *world) publish(batch []catalog.Publication) ([]catalog.Outcome, error) 
 			}
 			decided[i], progress = true, true
 			var err error
-			if out[i], err = w.decide(batch[i]); err != nil {
+			if out[i], err = w.publishOne(batch[i]); err != nil {
 				return nil, err
 			}
 			if out[i].Verdict == catalog.Published {
@@ -42,25 +42,34 @@ func (w *world) publish(batch []catalog.Publication) ([]catalog.Outcome, error) 
 		out[i] = catalog.Outcome{Verdict: catalog.Refused, Missing: w.missing(p)}
 		if p.Wait {
 			out[i].Verdict = catalog.Waiting
-			w.forget(p.Path.Name())
-			if len(p.Files) == 0 && len(w.files[p.NarHash]) == 0 {
-				return nil, errNoFile
+			if err := w.wait(p); err != nil {
+				return nil, err
 			}
-			for _, f := range p.Files {
-				if u, ok := w.uploads[f.Key]; !ok || u.abandoned {
-					return nil, catalog.ErrNotReserved
-				}
-				w.uploads[f.Key] = upload{item: p.Path.Base}
-			}
-			w.waiting[p.Path.Name()] = p
 		}
 	}
 	return out, nil
 }
 
+// wait keeps a publication until nothing that it references is missing.
+func (w *world) wait(p catalog.Publication) error {
+	w.forget(p.Path.Name())
+	if len(p.Files) == 0 && len(w.files[p.NarHash]) == 0 && len(w.cold[p.NarHash]) == 0 {
+		return errNoFile
+	}
+	for _, f := range p.Files {
+		if u, ok := w.uploads[f.Key]; !ok || u.abandoned {
+			return catalog.ErrNotReserved
+		}
+		w.uploads[f.Key] = upload{item: p.Path.Base}
+	}
+	w.waiting[p.Path.Name()] = waiting{p, w.missing(p)}
+	return nil
+}
+
 func (w *world) missing(p catalog.Publication) (missing []storepath.Base) {
 	for _, r := range p.References {
-		if _, live := w.nar[r.Name()]; !live && r != p.Path.Base {
+		_, live := w.nar[r.Name()]
+		if _, back := w.condemned[r.Name()]; !live && !back && r != p.Path.Base {
 			missing = append(missing, r)
 		}
 	}
@@ -71,9 +80,13 @@ func (w *world) missing(p catalog.Publication) (missing []storepath.Base) {
 func (w *world) release(p catalog.Publication) (released []storepath.Path, err error) {
 	for queue := []catalog.Publication{p}; len(queue) > 0; queue = queue[1:] {
 		var next []catalog.Publication
-		for _, waits := range w.waiting {
-			if slices.Contains(waits.References, queue[0].Path.Base) && len(w.missing(waits)) == 0 {
-				next = append(next, waits)
+		for name, waits := range w.waiting {
+			if !slices.Contains(waits.lacks, queue[0].Path.Base) {
+				continue
+			}
+			waits.lacks = slices.DeleteFunc(slices.Clone(waits.lacks), func(b storepath.Base) bool { return b == queue[0].Path.Base })
+			if w.waiting[name] = waits; len(waits.lacks) == 0 {
+				next = append(next, waits.Publication)
 			}
 		}
 		slices.SortFunc(next, func(a, b catalog.Publication) int {
@@ -81,10 +94,21 @@ func (w *world) release(p catalog.Publication) (released []storepath.Path, err e
 			return bytes.Compare(x[:], y[:])
 		})
 		for _, n := range next {
-			if _, err := w.decide(n); err != nil {
-				return nil, err
+			if len(w.missing(n)) > 0 { // deleted since
+				if err := w.wait(n); err != nil && !errors.Is(err, errNoFile) {
+					return nil, err
+				}
+				continue
 			}
-			released, queue = append(released, n.Path), append(queue, n)
+			out, err := w.publishOne(n)
+			switch {
+			case errors.Is(err, errNoFile): // its nar was deleted since
+				w.forget(n.Path.Name())
+			case err != nil:
+				return nil, err
+			case out.Verdict == catalog.Published:
+				released, queue = append(released, n.Path), append(queue, n)
+			}
 		}
 	}
 	return released, nil
@@ -99,18 +123,26 @@ func (w *world) account(k objstore.Key) {
 			}
 		}
 	}
-	if _, known := w.uploads[k]; !known {
-		w.uploads[k] = upload{}
+	if _, known := w.uploads[k]; !known && !w.kept(k) {
+		w.uploads[k] = upload{abandoned: w.isSpent(k)}
 	}
+}
+
+// publishOne decides on an item that lacks no reference.
+func (w *world) publishOne(p catalog.Publication) (catalog.Outcome, error) {
+	w.reviveFor(p)
+	return w.decide(p)
 }
 
 func (w *world) decide(p catalog.Publication) (out catalog.Outcome, err error) {
 	name := p.Path.Name()
 	nar, live := w.nar[name]
-	if live && nar != p.NarHash {
+	if w.wanted[name] = true; live && nar != p.NarHash {
 		return catalog.Outcome{Verdict: catalog.Differs, Other: nar}, nil
 	}
+	w.warm(p.NarHash)
 	files := w.files[p.NarHash]
+	lacked := len(files)
 	if files == nil {
 		files = map[compress.Method]objstore.Key{}
 	}
@@ -132,12 +164,19 @@ func (w *world) decide(p catalog.Publication) (out catalog.Outcome, err error) {
 		return out, errNoFile
 	}
 	w.files[p.NarHash] = files
+	if w.nars[p.NarHash] == 0 {
+		w.lastNar++
+		w.nars[p.NarHash] = w.lastNar
+	}
 	if live {
+		if len(files) > lacked {
+			w.tell(catalog.ChangeFilesAdded, name)
+		}
 		out.Verdict = catalog.Present
 		return out, nil
 	}
 	w.nar[name] = p.NarHash
-	w.order = append(w.order, name)
+	w.tell(catalog.ChangePublished, name)
 	w.forget(name)
 	return out, nil
 }

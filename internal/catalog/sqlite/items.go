@@ -59,7 +59,7 @@ func (db *DB) one(conn *sqlite.Conn, where string, args ...any) (it catalog.Item
 
 // complete reads what belongs to an item from the other tables, and puts its narinfo together. text gives texts by their numbers.
 func (db *DB) complete(conn *sqlite.Conn, r itemRow, text func(*sqlite.Conn, int64) (string, error)) (it catalog.Item, err error) {
-	fs, err := files(conn, r.nar)
+	fs, err := db.filesOf(conn, &r.item, r.nar)
 	if err != nil {
 		return it, err
 	}

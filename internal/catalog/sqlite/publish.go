@@ -269,6 +269,9 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 		return out, err
 	}
 	if id != 0 {
+		if err := t.wish(id); err != nil {
+			return out, err
+		}
 		if string(narHash) != string(p.NarHash[:]) {
 			out.Verdict = catalog.Differs
 			copy(out.Other[:], narHash)
@@ -276,9 +279,6 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 				&sqlitex.ExecOptions{Args: []any{hash[:], p.NarHash[:], narHash, p.Path.String(), p.By, t.now.UnixMilli()}})
 		}
 		out.Verdict = catalog.Present
-		if err := t.wish(id); err != nil {
-			return out, err
-		}
 		have, err := files(t.conn, nar)
 		if err != nil {
 			return out, err

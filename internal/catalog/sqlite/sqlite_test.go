@@ -2,6 +2,7 @@ package sqlite_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -24,41 +25,81 @@ func TestLifecycle(t *testing.T) {
 	catalogtest.Lifecycle(t, fresh, again)
 }
 
+// The steps of TestModel, in all. It takes two processors about two minutes with the race detector.
+const (
+	modelSeeds = 4
+	modelSteps = 25_000 // of each
+)
+
 func TestModel(t *testing.T) {
-	for seed := range uint64(4) {
-		fresh, again := files()
-		catalogtest.Model(t, seed, 600, fresh, again)
+	for seed := range uint64(modelSeeds) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			t.Parallel()
+			files, restarts := make(shelf), 0
+			catalogtest.Model(t, seed, modelSteps, files.fresh, func(t *testing.T, c catalog.Catalogue) catalog.Catalogue {
+				if restarts++; restarts%2 == 0 {
+					return files.again(t, c)
+				}
+				return files.crashed(t, c)
+			})
+		})
 	}
 }
 
 // files opens catalogues in files of their own, and opens them again.
 func files() (fresh func(t *testing.T) catalog.Catalogue, again func(t *testing.T, c catalog.Catalogue) catalog.Catalogue) {
-	paths := make(map[catalog.Catalogue]string)
-	open := func(t *testing.T, path string) catalog.Catalogue {
-		db, err := sqlite.Open(t.Context(), path)
+	s := make(shelf)
+	return s.fresh, s.again
+}
+
+// shelf knows where the catalogues are that are open.
+type shelf map[catalog.Catalogue]string
+
+func (s shelf) open(t *testing.T, path string) catalog.Catalogue {
+	db, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s[db] = path
+	t.Cleanup(func() {
+		if _, open := s[db]; open {
+			s.close(t, db)
+		}
+	})
+	return db
+}
+
+func (s shelf) close(t *testing.T, c catalog.Catalogue) {
+	delete(s, c)
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func (s shelf) fresh(t *testing.T) catalog.Catalogue {
+	return s.open(t, filepath.Join(t.TempDir(), "catalogue.db"))
+}
+
+func (s shelf) again(t *testing.T, c catalog.Catalogue) catalog.Catalogue {
+	path := s[c]
+	s.close(t, c)
+	return s.open(t, path)
+}
+
+// crashed opens a copy of a catalogue's files as they are while it is open.
+func (s shelf) crashed(t *testing.T, c catalog.Catalogue) catalog.Catalogue {
+	to := filepath.Join(t.TempDir(), "catalogue.db")
+	for _, suffix := range []string{"", "-wal"} {
+		b, err := os.ReadFile(s[c] + suffix)
+		if err == nil {
+			err = os.WriteFile(to+suffix, b, 0o600)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		paths[db] = path
-		t.Cleanup(func() {
-			if _, open := paths[db]; open {
-				delete(paths, db)
-				if err := db.Close(); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-		return db
 	}
-	return func(t *testing.T) catalog.Catalogue { return open(t, filepath.Join(t.TempDir(), "catalogue.db")) },
-		func(t *testing.T, c catalog.Catalogue) catalog.Catalogue {
-			path := paths[c]
-			delete(paths, c)
-			if err := c.Close(); err != nil {
-				t.Fatal(err)
-			}
-			return open(t, path)
-		}
+	s.close(t, c)
+	return s.open(t, to)
 }
 
 func TestAProcessSeesWhatAnotherPublishes(t *testing.T) {

@@ -107,10 +107,10 @@ func (db *DB) Withdraw(ctx context.Context, w catalog.Withdrawal) (outcomes []ca
 	}
 	var read int64
 	err = db.read(ctx, func(conn *sqlite.Conn) error {
-		if _, err := resolve(conn); err != nil || len(ids) == 0 {
+		if read, err = scalar(conn, "SELECT coalesce(max(id), 0) FROM refs"); err != nil {
 			return err
 		}
-		if read, err = scalar(conn, "SELECT coalesce(max(id), 0) FROM refs"); err != nil {
+		if _, err := resolve(conn); err != nil || len(ids) == 0 {
 			return err
 		}
 		return known.add(conn, "refs", slices.Min(slices.Collect(maps.Keys(ids))), of)
@@ -118,11 +118,7 @@ func (db *DB) Withdraw(ctx context.Context, w catalog.Withdrawal) (outcomes []ca
 	if err == nil {
 		err = db.write(ctx, func(conn *sqlite.Conn) error {
 			all, err := resolve(conn)
-			if err != nil || len(ids) == 0 {
-				outcomes = make([]catalog.WithdrawOutcome, len(w.Items))
-				for i := range outcomes {
-					outcomes[i].Verdict = catalog.NotLive
-				}
+			if err != nil {
 				return err
 			}
 			if err := known.add(conn, "refs", read, of); err != nil {

@@ -133,6 +133,9 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 	return err
 }
 
+// manyRecords is after how many changes another snapshot is made before its time.
+const manyRecords = 500_000
+
 // newFeed returns the server of the deployment's change feed. Its key is made at first use.
 func newFeed(inv *invocation, d *deployment.Deployment) (*feedserver.Server, error) {
 	key, made, err := d.FeedKey()
@@ -142,7 +145,13 @@ func newFeed(inv *invocation, d *deployment.Deployment) (*feedserver.Server, err
 	if made != "" {
 		inv.log.Info("key of the change feed made", "public", made)
 	}
-	return feedserver.New(d.Catalogue, d.Objects, key, rand.Reader, inv.log)
+	s, err := feedserver.New(d.Catalogue, d.Objects, key, rand.Reader, inv.log)
+	if err != nil {
+		return nil, err
+	}
+	s.KeepSnapshots(feedserver.Snapshots{Every: time.Duration(d.Config.Feed.SnapshotEvery), Records: manyRecords, Keep: time.Duration(d.Config.Feed.SnapshotKeep),
+		Spool: d.Publisher().Spool, Deleter: d.Objects})
+	return s, nil
 }
 
 // configuration is what the file and the flags say together.

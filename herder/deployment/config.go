@@ -27,6 +27,7 @@ type Config struct {
 	Serve     Serve     `toml:"serve"`
 	Publish   Publish   `toml:"publish"`
 	Check     Check     `toml:"check"`
+	Feed      Feed      `toml:"feed"`
 	TLS       TLS       `toml:"tls"`
 	// Upstreams are substitute servers from which this one is kept supplied. Default: none.
 	Upstreams []Upstream `toml:"upstream"`
@@ -115,6 +116,15 @@ type Check struct {
 	Rate Size `toml:"rate"`
 }
 
+// Feed says how a running herder keeps the change feed in the object store.
+type Feed struct {
+	// SnapshotEvery is how far apart snapshots of what is served are, and the manifest with them; 0 is none. One is made earlier, though
+	// not before an eighth of it, if there are very many changes. Default: 24h.
+	SnapshotEvery Duration `toml:"snapshot_every"`
+	// SnapshotKeep is how long the files of a snapshot stay when there is a later one, for those who read it. Default: 72h.
+	SnapshotKeep Duration `toml:"snapshot_keep"`
+}
+
 // TLS serves HTTPS, and nothing else, with a certificate from files. Default: plain HTTP.
 type TLS struct {
 	// CertificateFile holds the certificate and those between it and the authority, in PEM; KeyFile its secret key.
@@ -130,6 +140,7 @@ func Defaults(state string) Config {
 		Serve:   Serve{TTL: Duration(36 * time.Hour), NegativeTTL: Duration(2 * time.Minute), Priority: 50, Prefer: compress.Zstd},
 		Publish: Publish{Level: "default", Reserve: 1 << 30},
 		Check:   Check{Every: Duration(30 * 24 * time.Hour), Rate: 20 << 20},
+		Feed:    Feed{SnapshotEvery: Duration(24 * time.Hour), SnapshotKeep: Duration(72 * time.Hour)},
 		Objects: Objects{PathStyle: "auto"},
 	}
 }

@@ -39,7 +39,7 @@ func (m *mistake) Is(target error) bool { return target == ErrConfig }
 
 // Validate returns the first thing that is wrong, named by its key, or nil. It opens no files. Its errors are ErrConfig.
 func (c *Config) Validate() error {
-	for _, part := range []func() error{c.validateState, c.validateAddresses, c.Catalogue.validate, c.validateObjects, c.Keys.validate, c.Serve.validate, c.Publish.validate, c.Check.validate, c.TLS.validate, c.validateUpstreams} {
+	for _, part := range []func() error{c.validateState, c.validateAddresses, c.Catalogue.validate, c.validateObjects, c.Keys.validate, c.Serve.validate, c.Publish.validate, c.Check.validate, c.Feed.validate, c.TLS.validate, c.validateUpstreams} {
 		if err := part(); err != nil {
 			return &mistake{cause: err}
 		}
@@ -250,6 +250,16 @@ func (c *Check) validate() error {
 	}
 	if c.Rate < 0 {
 		return fmt.Errorf(`check.rate: %d: want bytes a second, such as "20MiB"`, c.Rate)
+	}
+	return nil
+}
+
+func (f *Feed) validate() error {
+	if f.SnapshotEvery < 0 {
+		return fmt.Errorf(`feed.snapshot_every: %s: want "0s" or a time such as "24h"`, time.Duration(f.SnapshotEvery))
+	}
+	if f.SnapshotKeep < 0 {
+		return fmt.Errorf(`feed.snapshot_keep: %s: want a time such as "72h"`, time.Duration(f.SnapshotKeep))
 	}
 	return nil
 }

@@ -32,6 +32,7 @@ type Server struct {
 	propose   string
 	log       *slog.Logger
 	copies    copies        // Run's
+	snapshots snapshots     // Run's
 	manifests chan struct{} // has room for as many manifests as are written at once
 
 	mu      sync.Mutex
@@ -79,8 +80,12 @@ func (s *Server) Run(ctx context.Context) error {
 			pause = afterError
 		}
 		s.copyAndTell(ctx)
+		if err := s.snapshot(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			s.log.Error("the feed's snapshot stays as it is", "error", err)
+		}
 		select {
 		case <-ctx.Done():
+			s.endSnapshots()
 			s.copyAtEnd(ctx, &seen)
 			return nil
 		case <-time.After(pause):

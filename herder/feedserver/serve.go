@@ -1,19 +1,20 @@
 package feedserver
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"narfold/internal/catalog"
 	"narfold/internal/digest"
 	"narfold/internal/feed"
-	"narfold/internal/narinfo"
 	"narfold/internal/objstore"
 )
 
@@ -30,6 +31,8 @@ func (s *Server) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /feed", s.since)
 	mux.HandleFunc("GET /feed/segments/{number}", s.segment)
 	mux.HandleFunc("GET /feed/manifest", s.manifest)
+	mux.HandleFunc("GET /feed/snapshot", s.shownSnapshot)
+	mux.HandleFunc("GET /feed/snapshots/{name}", s.snapshotFile)
 }
 
 const textType = "text/plain; charset=utf-8"
@@ -232,8 +235,7 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodHead {
 		return
 	}
-	b := bufio.NewWriterSize(w, 64<<10)
-	if err := s.writeManifest(r.Context(), b); err != nil {
+	if err := s.writeManifest(r.Context(), w); err != nil {
 		if r.Context().Err() == nil {
 			s.log.Error("manifest is cut off", "error", err)
 		}
@@ -242,34 +244,71 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *Server) writeManifest(ctx context.Context, b *bufio.Writer) error {
-	lines := 0
-	entry := func(sum digest.SHA256, size int64, url string) error {
-		lines++
-		_, err := fmt.Fprintf(b, "%s\t%d\t%s\n", sum.Hex(), size, url)
+func (s *Server) writeManifest(ctx context.Context, w io.Writer) error {
+	m := newManifest(w)
+	for it, err := range s.catalogue.Items(ctx, 0) {
+		if err == nil {
+			err = m.item(it)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	shown, err := s.shown(ctx)
+	if err != nil {
 		return err
 	}
-	fmt.Fprintln(b, "narfold-feed-manifest 1") // its error comes again from Flush
-	for f, err := range s.catalogue.FeedSegments(ctx) {
-		if err != nil {
-			return err
-		}
-		if err := entry(f.SHA256, f.Size, fmt.Sprintf("feed/segments/%d", f.Number)); err != nil {
-			return err
-		}
+	parts, err := s.index(ctx, shown)
+	if err != nil {
+		return err
 	}
-	for it, err := range s.catalogue.Items(ctx, 0) {
-		if err != nil {
-			return err
-		}
-		for _, f := range it.Files {
-			if err := entry(f.SHA256, f.Size, narinfo.NarURL(f.Compression, it.Path.Base)); err != nil {
-				return err
-			}
-		}
+	if err := s.manifestOfFeed(ctx, m, shown, parts); err != nil {
+		return err
 	}
-	fmt.Fprintf(b, "end %d\n", lines)
-	return b.Flush()
+	_, err = m.end()
+	return err
+}
+
+// shownSnapshot answers with the snapshot to begin with.
+func (s *Server) shownSnapshot(w http.ResponseWriter, r *http.Request) {
+	text, err := readSmall(r.Context(), s.store, snapshotHead)
+	switch {
+	case errors.Is(err, objstore.ErrNotFound):
+		refuse(w, http.StatusNotFound, "there is no snapshot yet")
+	case err != nil:
+		s.fail(w, r, err)
+	default:
+		send(w, "no-cache", text)
+	}
+}
+
+var snapshotName = regexp.MustCompile(`^[0-9a-f]{64}\.(zst|index)$`)
+
+// snapshotFile answers with a file of a snapshot.
+func (s *Server) snapshotFile(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	if !snapshotName.MatchString(name) {
+		refuse(w, http.StatusBadRequest, "want the name of a snapshot's file, which is its hash")
+		return
+	}
+	text, err := readNamed(r.Context(), s.store, snapshotPrefix+objstore.Key(name))
+	switch {
+	case errors.Is(err, objstore.ErrNotFound):
+		refuse(w, http.StatusNotFound, "this file is of no snapshot any more, or was of none: begin with the one that is shown now")
+		return
+	case err != nil:
+		s.fail(w, r, err)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/zstd")
+	if strings.HasSuffix(name, indexSuffix) {
+		h.Set("Content-Type", textType)
+	}
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	h.Set("ETag", `"`+name[:64]+`"`)
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(text))
 }
 
 // parseNumber reads a number as docs/feed.md writes them.

@@ -79,9 +79,9 @@ type File struct {
 
 // line is a Record as JSON has it. The order of the fields is that of the text.
 type line struct {
-	Sequence int64      `json:"seq"`
+	Sequence int64      `json:"seq,omitempty"`
 	Time     string     `json:"time"`
-	Op       Op         `json:"op"`
+	Op       Op         `json:"op,omitempty"`
 	Path     string     `json:"path"`
 	NarHash  string     `json:"narSha256,omitempty"`
 	NarSize  int64      `json:"narSize,omitempty"`
@@ -102,12 +102,9 @@ const timeFormat = "2006-01-02T15:04:05.000Z"
 // Line returns the record as a line of the feed, with its line end, or why it cannot be one. What was written once is kept as it is,
 // since the chain goes over the bytes.
 func (r *Record) Line() ([]byte, error) {
-	l := line{Sequence: r.Sequence, Time: r.Time.UTC().Format(timeFormat), Op: r.Op, Path: r.Path.String()}
-	if r.Op.whole() {
-		l.NarHash, l.NarSize, l.Narinfo = r.NarHash.Hex(), r.NarSize, string(r.Narinfo)
-		for _, f := range r.Files {
-			l.Files = append(l.Files, lineFile{string(f.Compression), f.Size, f.SHA256.Hex(), string(f.Key), f.URL})
-		}
+	l, err := r.line()
+	if err != nil {
+		return nil, err
 	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -115,9 +112,20 @@ func (r *Record) Line() ([]byte, error) {
 	if err := e.Encode(l); err != nil {
 		return nil, fmt.Errorf("write record %d of the feed: %w", r.Sequence, err)
 	}
-	// As it is read, so that nothing is chained that readers would refuse.
 	if b.Len() > MaxLine {
 		return nil, fmt.Errorf("write record %d of the feed: %d bytes, more than %d: %w", r.Sequence, b.Len(), MaxLine, ErrFormat)
+	}
+	return b.Bytes(), nil
+}
+
+// line is the record as JSON has it, if readers will take it: nothing is chained that they would refuse.
+func (r *Record) line() (*line, error) {
+	l := &line{Sequence: r.Sequence, Time: r.Time.UTC().Format(timeFormat), Op: r.Op, Path: r.Path.String()}
+	if r.Op.whole() {
+		l.NarHash, l.NarSize, l.Narinfo = r.NarHash.Hex(), r.NarSize, string(r.Narinfo)
+		for _, f := range r.Files {
+			l.Files = append(l.Files, lineFile{string(f.Compression), f.Size, f.SHA256.Hex(), string(f.Key), f.URL})
+		}
 	}
 	if _, err := l.record(); err != nil {
 		return nil, fmt.Errorf("write record %d of the feed: %w", r.Sequence, err)
@@ -125,7 +133,7 @@ func (r *Record) Line() ([]byte, error) {
 	if r.Op.whole() && !utf8.Valid(r.Narinfo) {
 		return nil, fmt.Errorf("write record %d of the feed: the narinfo is not UTF-8: %w", r.Sequence, ErrFormat)
 	}
-	return b.Bytes(), nil
+	return l, nil
 }
 
 // ParseRecord reads a line, with or without its line end. It refuses a record that contradicts its own narinfo. Fields that it does not

@@ -2,7 +2,8 @@
 """Reads a change feed and checks it, after docs/feed.md (and RFC 8032 for Ed25519) alone.
 
 usage: verify.py KEY HEAD [STRETCH...]     files, the stretches in order from record 1
-       verify.py --url KEY ROOT            a herder
+       verify.py --url KEY ROOT            a herder, or a folder with a copy of its object store
+       verify.py --snapshot KEY ROOT       the same, from its snapshot on
 Prints one line about what was verified and exits with 0, or says what is wrong and exits with 1.
 """
 
@@ -10,6 +11,7 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
 import sys
 import urllib.request
 
@@ -127,8 +129,59 @@ def read_head(text, key):
     return head
 
 
+def read_snapshot(text, key):
+    """Returns origin, number, chain, until, items, and the name and size of the index."""
+    ls = lines(text)
+    need(len(ls) == 9 and ls[0] == b"narfold-feed-snapshot 1", "snapshot: want nine lines")
+    index, size = value(ls[6], "index").split(" ")
+    snapshot = (origin(value(ls[1], "origin")), number(value(ls[2], "sequence")), digest(value(ls[3], "chain")), number(value(ls[4], "until")),
+                number(value(ls[5], "items")), digest(index), number(size))
+    matching(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", value(ls[7], "time"))
+    name, signature = named(value(ls[8], "signature"), 64)
+    need(name == key[0], "snapshot: signed by %r, the key is %r" % (name, key[0]))
+    check_signature(key[1], b"".join(l + b"\n" for l in ls[:8]), signature)
+    need(snapshot[1] <= snapshot[3], "snapshot: it ends before it begins")
+    return snapshot
+
+
+def read_index(text):
+    """Returns for each part the hash and size of its file, how many items it has, and the hash and size of their lines."""
+    ls = lines(text)
+    need(ls[0] == b"narfold-feed-snapshot-index 1" and ls[-1] == b"end %d" % (len(ls) - 2), "index: want its first and its last line")
+    parts = []
+    for line in ls[1:-1]:
+        sha, size, items, plain, length = line.decode().split("\t")
+        parts.append((digest(sha), number(size), number(items), digest(plain), number(length)))
+    return parts
+
+
+def hashed(text, sha, size, what):
+    need(len(text) == size and hashlib.sha256(text).digest() == sha, what + ": it is not what is named")
+    return text
+
+
+def unpack(packed):
+    return subprocess.run(["zstd", "-dcq"], input=packed, stdout=subprocess.PIPE, check=True).stdout
+
+
+def listed(get, snapshot, unpack=unpack):
+    """Returns the paths of the items of a snapshot, some of which may be there twice."""
+    paths = []
+    index = hashed(get("feed/snapshots/%s.index" % snapshot[5].hex()), snapshot[5], snapshot[6], "index")
+    for sha, size, items, plain, length in read_index(index):
+        packed = hashed(get("feed/snapshots/%s.zst" % sha.hex()), sha, size, "part")
+        ls = lines(hashed(unpack(packed), plain, length, "part"))
+        need(len(ls) == items, "part: it has %d items" % len(ls))
+        for line in ls:
+            i = json.loads(line)
+            need(i["files"] and "StorePath: %s\n" % i["path"] in i["narinfo"] and "seq" not in i, "an item of the snapshot is not whole")
+            paths.append(i["path"])
+    need(len(paths) == snapshot[4], "the snapshot has %d items" % len(paths))
+    return paths
+
+
 class Reader:
-    """Follows one feed from its beginning to a head."""
+    """Follows one feed from its beginning, or a later place, to a head."""
 
     def __init__(self, head):
         self.origin, self.goal, self.want = head
@@ -170,6 +223,33 @@ class Reader:
         need(self.at >= self.goal, "the records end at %d, the head stands at %d" % (self.at, self.goal))
 
 
+    def begin(self, snapshot, paths):
+        """Goes on where a snapshot was made. What it lists is right when the records are read to where it says."""
+        need(snapshot[0] == self.origin, "snapshot: of another feed")
+        need(snapshot[3] <= self.goal, "snapshot: the head stands before it")
+        self.at, self.chain, self.items = snapshot[1], snapshot[2], set(paths)
+        self.compare()
+
+
+def follow(get, static, key, snapshot=False, unpack=unpack):
+    """Reads a feed by the names of its URLs."""
+    key = read_key(key)
+    if snapshot:
+        snapshot = read_snapshot(get("feed/snapshot"), key)
+        paths = listed(get, snapshot, unpack)
+    r = Reader(read_head(get("feed/head"), key))
+    if snapshot:
+        r.begin(snapshot, paths)
+    while r.goal - r.at >= 1000:
+        need(r.stretch(get("feed/segments/%d" % (r.at // 1000 + 1))) == 1000, "segment: not 1000 records")
+    if static and r.at < r.goal:
+        r.stretch(get("feed/tail"))
+    while r.at < r.goal:
+        need(not static and r.stretch(get("feed?since=%d" % r.at)), "the head is beyond the last record")
+    r.done()
+    return r
+
+
 def read(path):
     with open(path, "rb") as f:
         return f.read()
@@ -181,19 +261,16 @@ def fetch(url):
 
 
 def main(args):
-    if args[0] == "--url":
-        key, root = read_key(read(args[1])), args[2]
-        r = Reader(read_head(fetch(root + "/feed/head"), key))
-        while r.goal - r.at >= 1000:
-            need(r.stretch(fetch("%s/feed/segments/%d" % (root, r.at // 1000 + 1))) == 1000, "segment: not 1000 records")
-        while r.at < r.goal:
-            need(r.stretch(fetch("%s/feed?since=%d" % (root, r.at))), "the head is beyond the last record")
+    if args[0] in ("--url", "--snapshot"):
+        root = args[2]
+        static = not root.startswith("http")
+        r = follow(lambda name: (read if static else fetch)(root + "/" + name), static, read(args[1]), args[0] == "--snapshot")
     else:
         key = read_key(read(args[0]))
         r = Reader(read_head(read(args[1]), key))
         for path in args[2:]:
             r.stretch(read(path))
-    r.done()
+        r.done()
     print("verified %d records of %s up to %d: %d items" % (r.at, r.origin, r.goal, len(r.items)))
 
 

@@ -22,12 +22,14 @@ import (
 	"narfold/herder/upload"
 	"narfold/internal/httpfront"
 	"narfold/internal/publishapi"
+	"narfold/internal/storepath"
 )
 
 // Herder is a running nar store. Make it with New.
 type Herder struct {
 	server     *switchboard
 	quarantine *serve.Quarantine
+	missed     func(storepath.HashPart) // may be nil
 	uploads    *upload.Uploads
 	queue      *publish.Queue
 	feed       *feedserver.Server // nil if none is served
@@ -49,6 +51,8 @@ type Parts struct {
 	Check *check.Scrub
 	// Debug, if not nil, serves pprof and metrics beside; it is for a loopback address.
 	Debug net.Listener
+	// Missed, if not nil, is told of each item whose narinfo is asked for in vain: see serve.Config.
+	Missed func(storepath.HashPart)
 	// Metrics are those of what works beside: /metrics shows them too.
 	Metrics []prometheus.Collector
 	Log     *slog.Logger
@@ -57,13 +61,13 @@ type Parts struct {
 // New builds a herder.
 func New(p Parts) (*Herder, error) {
 	quarantine := new(serve.Quarantine)
-	p.Serve.Quarantine = quarantine
+	p.Serve.Quarantine, p.Serve.Missed = quarantine, p.Missed
 	first, err := serve.New(p.Serve)
 	if err != nil {
 		return nil, err
 	}
 	server := newSwitchboard(first)
-	h := &Herder{server: server, quarantine: quarantine, uploads: p.Uploads, queue: publish.NewQueue(p.Publisher), feed: p.Feed, debug: p.Debug, log: p.Log}
+	h := &Herder{server: server, quarantine: quarantine, missed: p.Missed, uploads: p.Uploads, queue: publish.NewQueue(p.Publisher), feed: p.Feed, debug: p.Debug, log: p.Log}
 	h.uploads.Queue = h.queue
 	if p.Check != nil {
 		h.scrub = newScrubbing(p.Check, quarantine, p.Log)

@@ -72,7 +72,7 @@ func (b *switchboard) Run(ctx context.Context) error {
 
 // Reload changes what clients are told from now on. Requests that have begun end as they began.
 func (h *Herder) Reload(cfg serve.Config) error {
-	cfg.Quarantine = h.quarantine
+	cfg.Quarantine, cfg.Missed = h.quarantine, h.missed
 	s, err := serve.New(cfg)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"narfold/herder/deployment"
 	"narfold/herder/follow"
+	"narfold/internal/storepath"
 )
 
 // followCommand takes what other substitute servers have.
@@ -196,7 +198,7 @@ func followers(d *deployment.Deployment) (all []*follow.Follower, err error) {
 		p := d.Publisher()
 		p.Keys = trusted
 		f, err := follow.New(follow.Parts{
-			Upstream: follow.Upstream{URL: u.URL, Keys: trusted, Items: u.Items, List: u.List, FeedKey: feedKey,
+			Upstream: follow.Upstream{URL: u.URL, Keys: trusted, Items: u.Items, List: u.List, FeedKey: feedKey, OnDemand: u.OnDemand,
 				Every: u.Interval(), Rate: int64(u.Rate), Place: filepath.Join(places, follow.PlaceName(u.URL))},
 			To:      &reserving{to: p, room: d.Room(), missing: d.Catalogue.Missing},
 			Missing: d.Catalogue.Missing,
@@ -212,4 +214,17 @@ func followers(d *deployment.Deployment) (all []*follow.Follower, err error) {
 		all = append(all, f)
 	}
 	return all, nil
+}
+
+// wanting returns what has items brought that users ask for in vain, or nil if no upstream is for that.
+func wanting(all []*follow.Follower) func(storepath.HashPart) {
+	all = slices.DeleteFunc(slices.Clone(all), func(f *follow.Follower) bool { return !f.OnDemand })
+	if len(all) == 0 {
+		return nil
+	}
+	return func(h storepath.HashPart) {
+		for _, f := range all {
+			f.Want(h)
+		}
+	}
 }

@@ -329,3 +329,29 @@ func TestFollowIsAProcessOfItsOwnToo(t *testing.T) {
 	}
 	checked(t, exitDone, []string{"1 published item"}, "--state", state, "--deep", "--quiet")
 }
+
+// A small herder in front of a large one has what its users have asked for, and nothing else. The real Nix asks.
+func TestAHerderBringsWhatItsUsersAskFor(t *testing.T) {
+	nix := nixtest.New(t)
+	_, app, dev := twoPackages(t, nix)
+	dir, public := farmCache(t, nix, dev)
+	config, _ := configFile(t, fmt.Sprintf("[serve]\nstore_dir = %q\nnegative_ttl = '1s'\n[publish]\nreserve = '1MiB'\n[[upstream]]\nurl = %q\ntrust = [%q]\non_demand = true\n", nix.Store, nginx(t, dir), public))
+	s := startService(t, serviceOptions{args: []string{"--config", config}})
+	to := t.TempDir()
+	t.Cleanup(func() { loosen(to) })
+	if _, err := nix.Try("nix", "copy", "--from", s.url(), "--to", to, "--option", "require-sigs", "false", "--option", "narinfo-cache-negative-ttl", "0", app); err == nil {
+		t.Error("what nobody has brought yet was there")
+	}
+	wait(t, "the item", func() bool { return get(t, s.url()+"/"+filepath.Base(app)[:32]+".narinfo").status == http.StatusOK })
+	installs(t, nix, s.url(), public, app)
+	// The reload leaves it in force.
+	s.reload()
+	if r := get(t, s.url()+"/"+filepath.Base(dev)[:32]+".narinfo"); r.status != http.StatusNotFound {
+		t.Errorf("what nobody asked for: status %d", r.status)
+	}
+	wait(t, "the other item", func() bool { return get(t, s.url()+"/"+filepath.Base(dev)[:32]+".narinfo").status == http.StatusOK })
+	if code := s.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	checked(t, exitDone, []string{"3 published items"}, "--config", config, "--deep", "--quiet")
+}

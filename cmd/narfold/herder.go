@@ -98,6 +98,7 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 		Feed:    changes,
 		Check:   checking(d),
 		Debug:   sockets.debug,
+		Missed:  wanting(upstreams),
 		Metrics: []prometheus.Collector{follow.Metrics(upstreams)},
 		Log:     inv.log,
 	})

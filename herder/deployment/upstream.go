@@ -29,6 +29,9 @@ type Upstream struct {
 	List string `toml:"list"`
 	// FeedKey is a file with the key of the change feed, if the server is a Narfold herder.
 	FeedKey string `toml:"feed_key"`
+	// OnDemand has what users ask for here in vain taken from the server too, and nothing else if FeedKey, Items and List are not set.
+	// Default: false.
+	OnDemand bool `toml:"on_demand"`
 	// Every is how long after a look the next one comes. Default: 15m.
 	Every Duration `toml:"every"`
 	// Rate is how many bytes of nars are taken in a second. Default: 0, as many as there come.

@@ -47,6 +47,8 @@ type Upstream struct {
 	List string
 	// FeedKey is the key of the upstream's change feed.
 	FeedKey *nixkey.PublicKey
+	// OnDemand has what Want names taken too; and without FeedKey, Items and List nothing else.
+	OnDemand bool
 	// Every is how long after a round the next one begins.
 	Every time.Duration
 	// Rate is how many bytes of nars are taken in a second; 0 is as many as there come.
@@ -77,8 +79,9 @@ type publisher interface {
 // Follower follows one upstream. Make it with New.
 type Follower struct {
 	Parts
-	pace  *pace
-	state state
+	pace   *pace
+	state  state
+	demand *demand
 	// later are the items that are left alone for a while, since they failed again and again. Owned by Run.
 	later map[storepath.HashPart]failing
 }
@@ -88,7 +91,7 @@ func New(p Parts) (*Follower, error) {
 	if p.Keys == nil || !p.Keys.Demands() {
 		return nil, fmt.Errorf("follow %s: %w", p.name(), ErrKeys)
 	}
-	return &Follower{Parts: p, pace: newPace(p.Rate), later: map[storepath.HashPart]failing{}}, nil
+	return &Follower{Parts: p, pace: newPace(p.Rate), demand: newDemand(), later: map[storepath.HashPart]failing{}}, nil
 }
 
 // name is the upstream as logs show it.
@@ -119,17 +122,23 @@ func (f *Follower) Run(ctx context.Context) error {
 			log.Error("upstream cannot be followed", "error", err, "again", pause)
 		default:
 			away = 0
-			if sum.Published+sum.Refused+sum.Differs > 0 {
-				log.Info("followed", "published", sum.Published, "refused", sum.Refused, "differs", sum.Differs, "nar_bytes", sum.NarBytes)
-			}
-			for _, failure := range sum.Failures {
-				log.Warn("not taken from upstream", "item", failure.Item, "error", failure.Error)
-			}
+			f.tell(sum)
 		}
 		f.postpone(sum, time.Now())
-		if err := sleep(ctx, pause+rand.N(pause/10+1)); err != nil {
+		if err := f.attend(ctx, pause+rand.N(pause/10+1)); err != nil {
 			return nil
 		}
+	}
+}
+
+// tell logs what a round has changed.
+func (f *Follower) tell(sum Summary) {
+	log := f.Log.With("upstream", f.name())
+	if sum.Published+sum.Refused+sum.Differs > 0 {
+		log.Info("followed", "published", sum.Published, "refused", sum.Refused, "differs", sum.Differs, "nar_bytes", sum.NarBytes)
+	}
+	for _, failure := range sum.Failures {
+		log.Warn("not taken from upstream", "item", failure.Item, "error", failure.Error)
 	}
 }
 

@@ -53,25 +53,31 @@ const (
 
 // round is one round. The part of an item is only taken where ready says so; nil means always.
 func (f *Follower) round(ctx context.Context, ready func(storepath.HashPart) bool) (sum Summary, err error) {
+	f.state.begin(time.Now())
+	defer func() { f.state.end(&sum, err) }()
+	return f.work(ctx, ready, func(ctx context.Context, r *round) error {
+		switch {
+		case f.FeedKey != nil:
+			return r.feed(ctx)
+		case f.OnDemand && len(f.Items) == 0 && f.List == "":
+			return nil
+		}
+		return r.listed(ctx)
+	})
+}
+
+// work does some work of a round, alone.
+func (f *Follower) work(ctx context.Context, ready func(storepath.HashPart) bool, do func(context.Context, *round) error) (sum Summary, err error) {
 	begun := time.Now()
 	sum.Upstream = f.name()
-	f.state.begin(begun)
-	defer func() {
-		sum.Seconds = time.Since(begun).Seconds()
-		f.state.end(&sum, err, time.Now())
-	}()
+	defer func() { sum.Seconds = time.Since(begun).Seconds() }()
 	unlock, err := f.lock()
 	if err != nil {
 		return sum, fmt.Errorf("follow %s: %w", f.name(), err)
 	}
 	defer unlock()
 	r := &round{f: f, ready: ready, sum: &sum, failed: map[storepath.HashPart]bool{}, coming: map[storepath.HashPart]bool{}}
-	if f.FeedKey != nil {
-		err = r.feed(ctx)
-	} else {
-		err = r.listed(ctx)
-	}
-	if err != nil {
+	if err := do(ctx, r); err != nil {
 		return sum, fmt.Errorf("follow %s: %w", f.name(), err)
 	}
 	return sum, nil
@@ -81,6 +87,8 @@ func (f *Follower) round(ctx context.Context, ready func(storepath.HashPart) boo
 type round struct {
 	f     *Follower
 	ready func(storepath.HashPart) bool
+	// demanded says that users named what is wanted: that the upstream does not have it is no news.
+	demanded bool
 
 	mu     sync.Mutex
 	sum    *Summary
@@ -226,6 +234,9 @@ func (r *round) obstacle(ctx context.Context, n *narinfo.Narinfo) (why, err erro
 func (r *round) refuse(item string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.demanded && errors.Is(err, source.ErrNotFound) {
+		return
+	}
 	r.sum.Refused++
 	r.fail(item, hashPartIn(item), err)
 }

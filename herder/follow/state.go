@@ -41,7 +41,7 @@ func (s *state) took(bytes int64) {
 	s.s.NarBytes += uint64(bytes)
 }
 
-func (s *state) end(sum *Summary, err error, now time.Time) {
+func (s *state) end(sum *Summary, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.s.Running = false

@@ -46,7 +46,7 @@ func (s *Server) narinfo(w http.ResponseWriter, r *http.Request) {
 	p, err := s.lookUp(r.Context(), h)
 	if err != nil {
 		if errors.Is(err, catalog.ErrNotFound) {
-			s.counters.narinfoMisses.Add(1)
+			s.miss(h)
 		}
 		s.fail(w, r, err)
 		return

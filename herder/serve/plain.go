@@ -39,7 +39,7 @@ func (s *Server) answerNarinfo(hash []byte, a *httpfront.Answer) bool {
 		}
 		p, err = s.lookUp(context.Background(), h) // a point look-up in a local file: nothing to cancel
 		if errors.Is(err, catalog.ErrNotFound) {
-			s.counters.narinfoMisses.Add(1)
+			s.miss(h)
 			a.Header, a.Body = s.notFound, notFoundBytes
 			return true
 		}

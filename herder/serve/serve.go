@@ -41,6 +41,8 @@ type Config struct {
 	Prefer []compress.Method
 	// Quarantine has the objects that are not served, because they were found damaged. May be nil.
 	Quarantine *Quarantine
+	// Missed, if not nil, is told of each item whose narinfo is asked for in vain. It is called by many at once, and must not wait.
+	Missed func(h storepath.HashPart)
 	// Keys are shown to visitors.
 	Keys PublicKeys
 	// CacheBytes bounds the memory for prepared narinfos. Default: 256 MiB.

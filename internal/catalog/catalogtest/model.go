@@ -35,9 +35,9 @@ func Model(t *testing.T, seed uint64, steps int, open func(t *testing.T) catalog
 		}
 	}
 	t.Logf("seed %d, %d steps: %v", seed, steps, m.seen)
-	want := []string{"published", "present", "waiting", "refused", "differs"}
+	want := []string{"published", "present", "waiting", "refused"}
 	if steps >= manySteps {
-		want = append(want, "replaced")
+		want = append(want, "differs", "replaced")
 	}
 	if steps >= manySteps && m.lives != nil {
 		want = append(want, "withdrawn", "leased", "wanted", "referenced", "moved", "restored", "gone", "deleting", "needed", "too young", "tombstones", "deleted late", "lease over")

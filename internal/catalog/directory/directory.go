@@ -85,13 +85,26 @@ func (d *Directory) Add(id int64, hash [20]byte, name []byte) {
 	}
 	c.entries = append(c.entries, entry{hash, d.names.put(name)})
 	if 4*(d.used+1) > 3*len(d.slots) {
-		d.grow()
+		d.resize(max(1024, 2*len(d.slots)))
 	}
 	i := d.slot(hash)
 	if d.slots[i] == 0 {
 		d.used++
 	}
 	d.slots[i] = uint32(id) // one that went and came back has a new number
+}
+
+// Expect makes room for so many items in all, so that they need not be moved as they come.
+func (d *Directory) Expect(items int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	size := max(1024, len(d.slots))
+	for int64(3*size) < 4*(items+1) {
+		size *= 2
+	}
+	if size > len(d.slots) {
+		d.resize(size)
+	}
 }
 
 // Find returns the number of the item with this hash part, and whether there is one.
@@ -150,9 +163,9 @@ func (d *Directory) slot(hash [20]byte) int {
 	return i
 }
 
-func (d *Directory) grow() {
+func (d *Directory) resize(size int) {
 	old := d.slots
-	d.slots = make([]uint32, max(1024, 2*len(old)))
+	d.slots = make([]uint32, size)
 	for _, id := range old {
 		if id != 0 {
 			d.slots[d.slot(d.entry(id).hash)] = id

@@ -75,6 +75,10 @@ func Open(ctx context.Context, path string) (_ *DB, err error) {
 		db.writer.Close()
 		return nil, err
 	}
+	if err = configure(db.watcher, readerCache); err != nil {
+		err = errors.Join(err, db.watcher.Close(), db.writer.Close())
+		return nil, fmt.Errorf("open catalogue %s: %w", path, err)
+	}
 	db.readers, err = sqlitex.NewPool(path, sqlitex.PoolOptions{
 		Flags:    sqlite.OpenReadWrite | sqlite.OpenWAL,
 		PoolSize: 2 * runtime.GOMAXPROCS(0),

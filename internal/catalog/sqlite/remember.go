@@ -49,6 +49,13 @@ func (db *DB) remember(ctx context.Context) error {
 	if m.filled.Load() && version == m.version.Load() {
 		return nil // another has done it
 	}
+	if m.last == 0 {
+		counts, err := db.Counts(ctx)
+		if err != nil {
+			return err
+		}
+		m.Expect(counts.Items)
+	}
 	for more := true; more; {
 		err := db.read(ctx, func(conn *sqlite.Conn) error {
 			rows := 0

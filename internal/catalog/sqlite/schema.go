@@ -107,20 +107,20 @@ INSERT INTO feed_segments SELECT number, last, chain, size, sha256 FROM feed_pac
 // lastSchema is the number of the schema that this version writes.
 var lastSchema = firstSchema + len(migrations) - 1
 
-// pragmas are set on each connection. FULL makes a commit survive a power cut; the cache is in KiB; a writer in another
-// process is waited for.
+// pragmas are set on each connection. FULL makes a commit survive a power cut; the cache is in KiB, and one for all connections of the
+// process, of the size that they ask for together: this SQLite is built so. A writer in another process is waited for.
 var pragmas = []string{
 	"busy_timeout = 30000",
 	"journal_mode = WAL",
 	"synchronous = FULL",
 	"foreign_keys = ON",
-	"cache_size = -65536",
+	"cache_size = -32768",
 	"journal_size_limit = 67108864",
 	"temp_store = MEMORY",
 }
 
-// readerCache is what each of the readers keeps, in KiB: they are several, and what they read lies in the system's cache.
-const readerCache = "cache_size = -8192"
+// readerCache is what each connection adds to the cache that does not write, in KiB.
+const readerCache = "cache_size = -512"
 
 // configure sets pragmas one at a time: a script would run them inside a savepoint, where some may not change.
 func configure(conn *sqlite.Conn, pragmas ...string) error {

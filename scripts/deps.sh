@@ -18,6 +18,8 @@ packages=(
   postgresql
   # The feed's verifier, which was written from the documentation alone.
   python3
+  # Who copies a deployment by its manifest.
+  rsync
 )
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then

@@ -67,6 +67,9 @@ func (s *Server) nar(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p, err := s.lookUp(r.Context(), base.HashPart())
+	if errors.Is(err, catalog.ErrNotFound) {
+		p, err = s.lookUpWithdrawn(r.Context(), base.HashPart())
+	}
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -96,6 +99,22 @@ func (s *Server) nar(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	http.ServeContent(w, r, "", time.Time{}, o)
+}
+
+// lookUpWithdrawn returns an item whose narinfo is not served any more. Whoever was told of it may keep that for as long as he was told,
+// and so finds its nar until it is deleted.
+func (s *Server) lookUpWithdrawn(ctx context.Context, h storepath.HashPart) (*prepared, error) {
+	c, ok := s.Catalogue.(interface {
+		Condemned(ctx context.Context, h storepath.HashPart) (catalog.Item, error)
+	})
+	if !ok {
+		return nil, catalog.ErrNotFound
+	}
+	it, err := c.Condemned(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	return s.prepare(it)
 }
 
 // lost says that an object of a published item is not there: damage, which must not look like absence, since that is kept by clients.

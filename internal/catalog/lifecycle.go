@@ -239,4 +239,6 @@ type Leaser interface {
 type Lifecycle interface {
 	Collector
 	Leaser
+	// Condemned returns a condemned item with the files of its nar, or ErrNotFound: who was told of it before may still fetch them.
+	Condemned(ctx context.Context, h storepath.HashPart) (Item, error)
 }

@@ -191,6 +191,31 @@ func testWithdraw(t *testing.T, fresh fresh, again again) {
 		equal(t, "withdrawn again", c.withdraw("top"), []string{"not live"})
 	})
 
+	t.Run("a withdrawn item and its files are found by who was told of it, until it is deleting", func(t *testing.T) {
+		a := Item("a")
+		c := fresh(t, Item("low"), a, Item("top", "low", "a", "top"))
+		publish(t, c, alike("b", a))
+		was := c.item("top")
+		if _, err := c.Condemned(t.Context(), a.Path.HashPart()); !errors.Is(err, catalog.ErrNotFound) {
+			t.Errorf("of a live item: %v", err)
+		}
+		c.withdraw("top", "a")
+		c = again(c)
+		for _, want := range []catalog.Item{was, a.Item} {
+			got, err := c.Condemned(t.Context(), want.Path.HashPart())
+			if err != nil {
+				t.Fatal(err)
+			}
+			equal(t, "files", got.Files, want.Files)
+			equal(t, "narinfo", string(got.Narinfo), string(want.Narinfo))
+			equal(t, "references", got.References, want.References)
+		}
+		c.beginDelete("top")
+		if _, err := c.Condemned(t.Context(), was.Path.HashPart()); !errors.Is(err, catalog.ErrNotFound) {
+			t.Errorf("of an item that is deleting: %v", err)
+		}
+	})
+
 	t.Run("what was withdrawn is listed with when, by whom and why", func(t *testing.T) {
 		c := fresh(t, Item("low"), Item("top", "low"))
 		before, ids := time.Now().Add(-time.Second), []int64{c.item("low").Sequence, c.item("top").Sequence}

@@ -262,6 +262,29 @@ func (db *DB) completeCondemned(conn *sqlite.Conn, r itemRow, text func(*sqlite.
 	return db.completeWith(conn, r, fs, text)
 }
 
+// Condemned implements catalog.Lifecycle.
+func (db *DB) Condemned(ctx context.Context, h storepath.HashPart) (it catalog.Item, err error) {
+	err = db.read(ctx, func(conn *sqlite.Conn) error {
+		var rows []itemRow
+		err := sqlitex.Execute(conn, selectCondemned+"WHERE condemned.hash = ? AND deleting = 0", &sqlitex.ExecOptions{Args: []any{order(h)}, ResultFunc: func(s *sqlite.Stmt) error {
+			rows = append(rows, scanItem(s))
+			return nil
+		}})
+		if err == nil && len(rows) == 0 {
+			err = catalog.ErrNotFound
+		}
+		if err != nil {
+			return err
+		}
+		it, err = db.completeCondemned(conn, rows[0], db.texts.of)
+		return err
+	})
+	if err != nil {
+		return catalog.Item{}, fmt.Errorf("look up %s, which may be withdrawn: %w", h, err)
+	}
+	return it, nil
+}
+
 // condemnedWithNar returns the condemned items whose nar a live item has too.
 func (t *transaction) condemnedWithNar(nar int64) (items []catalog.Item, err error) {
 	var rows []itemRow

@@ -31,13 +31,13 @@ func (db *DB) Owner(ctx context.Context, k objstore.Key) (catalog.KeyState, erro
 	if m, b, n, err := catalog.ParseNarKey(k); err == nil {
 		first, generation = string(catalog.NarKey(m, b, 1)), n
 	}
-	states, err := rows(ctx, db, pgx.RowTo[int64], `SELECT CASE state WHEN 2 THEN $2::bigint WHEN 3 THEN $5 ELSE $3 END FROM objects WHERE key = $1
-		UNION ALL (SELECT $4::bigint FROM logs WHERE key = $1 LIMIT 1) UNION ALL SELECT $6::bigint FROM spent WHERE key = $7 AND generation >= $8`,
-		string(k), int64(catalog.KeyLive), int64(catalog.KeyUpload), int64(catalog.KeyLog), int64(catalog.KeyCondemned), int64(catalog.KeySpent), first, generation)
+	states, err := rows(ctx, db, pgx.RowTo[int64], `SELECT coalesce((SELECT CASE state WHEN 2 THEN $2::bigint WHEN 3 THEN $3 ELSE $4 END FROM objects WHERE key = $1),
+		(SELECT $5::bigint FROM logs WHERE key = $1 LIMIT 1), (SELECT $6::bigint FROM spent WHERE key = $7 AND generation >= $8), 0)`,
+		string(k), int64(catalog.KeyLive), int64(catalog.KeyCondemned), int64(catalog.KeyUpload), int64(catalog.KeyLog), int64(catalog.KeySpent), first, generation)
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("look up key %s: %w", k, err)
-	case len(states) == 0:
+	case states[0] == 0:
 		return 0, fmt.Errorf("look up key %s: %w", k, catalog.ErrNotFound)
 	}
 	return catalog.KeyState(states[0]), nil

@@ -54,8 +54,8 @@ CREATE TABLE tombstones(
 	deleted bigint NOT NULL
 );
 
--- The last generation that was part of something that is deleted or was replaced, by the key of the first generation: no key up to it is
--- handed out again. What is condemned or deleting still has its keys in objects.
+-- The last generation that was part of something that was withdrawn or replaced, by the key of the first generation: no key up to it is
+-- handed out again.
 CREATE TABLE spent(key text COLLATE "C" PRIMARY KEY, generation bigint NOT NULL);
 
 -- Promises to uploaders, of items by their ids.

@@ -245,7 +245,7 @@ func (db *DB) Deleted(ctx context.Context, sequences []int64) error {
 		nars = slices.Compact(nars)
 		const gone = " FROM nars WHERE id = ANY($1) AND state = 2 AND NOT EXISTS (SELECT 1 FROM condemned WHERE condemned.nar = nars.id)"
 		b = &pgx.Batch{}
-		b.Queue("WITH o AS (DELETE FROM objects WHERE nar = ANY(ARRAY(SELECT id"+gone+")) RETURNING key) "+spend("o"), nars)
+		b.Queue("DELETE FROM objects WHERE nar = ANY(ARRAY(SELECT id"+gone+"))", nars)
 		b.Queue("DELETE"+gone, nars)
 		return tx.SendBatch(ctx, b).Close()
 	})

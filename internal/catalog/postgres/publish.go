@@ -205,6 +205,8 @@ func (t *publishing) publishOne(e *entry) (out catalog.Outcome, err error) {
 
 	n := t.byHash[e.NarHash]
 	switch {
+	case n.id == 0 && len(e.Files) == 0: // before anything is noted: of what had waited the rest is done all the same
+		return out, errNoFile
 	case n.id == 0:
 		t.nars++
 		n.id, n.size = t.nars, e.NarSize
@@ -295,7 +297,6 @@ func (t *publishing) keepWaiting(e *entry) error {
 		return errNoFile
 	}
 	t.kept[e.hash] = e
-	maps.DeleteFunc(t.held, func(_ objstore.Key, by storepath.Base) bool { return by == e.Path.Base })
 	for _, f := range e.Files {
 		if state, ok := t.states[f.Key]; !ok || state != stateUpload {
 			return fmt.Errorf("%w: %s", catalog.ErrNotReserved, f.Key)
@@ -308,6 +309,10 @@ func (t *publishing) keepWaiting(e *entry) error {
 // forget ends an item's waiting. Uploads that it held and that nothing has made files of are uploads like others again.
 func (t *publishing) forget(h hashPart) {
 	delete(t.waiters, h)
+	if e := t.kept[h]; e != nil {
+		delete(t.kept, h)
+		maps.DeleteFunc(t.held, func(_ objstore.Key, by storepath.Base) bool { return by == e.Path.Base })
+	}
 	if t.anyWaits {
 		t.forgotten = append(t.forgotten, h)
 	}

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -180,10 +181,25 @@ func (t *publishing) reviveNar(n *nar) {
 
 // publishReleased publishes an item that had waited, or lets it wait for what has been deleted meanwhile.
 func (t *publishing) publishReleased(e *entry) (catalog.Outcome, error) {
+	w := &waiter{entry: *e}
 	for _, r := range e.refs {
 		if !t.canBe(r) {
-			return catalog.Outcome{Verdict: catalog.Waiting}, t.keepWaiting(e)
+			w.missing++
 		}
+	}
+	if w.missing > 0 {
+		if err := t.keepWaiting(e); err != nil {
+			return catalog.Outcome{}, err
+		}
+		// What it waits for may come in this transaction.
+		t.waiters[w.hash] = w
+		for _, r := range e.refs {
+			if !t.canBe(r) {
+				t.waitersFor[r] = append(t.waitersFor[r], w.hash)
+				slices.SortFunc(t.waitersFor[r], compareHashParts)
+			}
+		}
+		return catalog.Outcome{Verdict: catalog.Waiting}, nil
 	}
 	if err := t.reviveFor(e); err != nil {
 		return catalog.Outcome{}, err

@@ -83,9 +83,58 @@ func TestLifecycle(t *testing.T) {
 	catalogtest.Lifecycle(t, fresh, again)
 }
 
+// The steps of TestModel, in all. It takes two processors two to three minutes with the race detector.
+const (
+	modelSeeds = 4
+	modelSteps = 25_000 // of each
+)
+
 func TestModel(t *testing.T) {
-	for seed := range uint64(4) {
-		fresh, again := catalogues()
-		catalogtest.Model(t, seed, 600, fresh, again)
+	for seed := range uint64(modelSeeds) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			t.Parallel()
+			w := &worlds{}
+			catalogtest.Model(t, seed, modelSteps, w.fresh, w.again)
+			w.close(t)
+		})
+	}
+}
+
+// worlds are the databases of a model, one after the other.
+type worlds struct {
+	db       *DB
+	name     string
+	restarts int
+}
+
+func (w *worlds) fresh(t *testing.T) catalog.Catalogue {
+	w.close(t)
+	w.name = database(t)
+	return w.open(t)
+}
+
+// again ends a herder, every second time without its knowledge, and starts another.
+func (w *worlds) again(t *testing.T, _ catalog.Catalogue) catalog.Catalogue {
+	if w.restarts++; w.restarts%2 == 0 {
+		admin(t, "postgres", "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '"+w.name+"' AND application_name = 'narfold'")
+	}
+	w.close(t)
+	return w.open(t)
+}
+
+func (w *worlds) open(t *testing.T) catalog.Catalogue {
+	db, err := Open(t.Context(), address(w.name), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.db = db
+	return db
+}
+
+func (w *worlds) close(t *testing.T) {
+	if w.db != nil {
+		if err := w.db.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

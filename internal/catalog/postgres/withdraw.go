@@ -241,8 +241,8 @@ func (t *withdrawal) record(ctx context.Context, tx pgx.Tx, ids []int64) error {
 	b.Queue("DELETE FROM items WHERE id = ANY($1)", ids)
 	b.Queue(`WITH n AS MATERIALIZED (UPDATE nars SET state = 1 WHERE id = ANY(ARRAY(SELECT DISTINCT nar FROM condemned WHERE id = ANY($1)))
 			AND NOT EXISTS (SELECT 1 FROM items WHERE items.nar = nars.id) RETURNING id),
-		o AS MATERIALIZED (SELECT key FROM objects WHERE nar = ANY(ARRAY(SELECT id FROM n)) ORDER BY key FOR UPDATE)
-		UPDATE objects SET state = 3 WHERE key = ANY(ARRAY(SELECT key FROM o))`, ids)
+		o AS MATERIALIZED (SELECT key FROM objects WHERE nar = ANY(ARRAY(SELECT id FROM n)) ORDER BY key FOR UPDATE),
+		u AS (UPDATE objects SET state = 3 WHERE key = ANY(ARRAY(SELECT key FROM o)) RETURNING key) `+spend("u"), ids)
 	slices.Reverse(ids) // referrers first, which have greater ids
 	queueChanges(b, t.changes, catalog.ChangeWithdrawn, t.now, ids)
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {

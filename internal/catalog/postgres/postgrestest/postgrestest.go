@@ -78,7 +78,7 @@ func Start() (s *Server, stop func(), err error) {
 	// Not on the command line, which could not be overruled.
 	for name, text := range map[string]string{
 		"pg_hba.conf":     "local all secretive scram-sha-256\nlocal all all trust\n",
-		"postgresql.conf": "listen_addresses = ''\nunix_socket_directories = '" + folder + "'\nfsync = off\nmax_connections = 200\n",
+		"postgresql.conf": "listen_addresses = ''\nunix_socket_directories = '" + folder + "'\nfsync = off\nfull_page_writes = off\nwal_level = minimal\nmax_wal_senders = 0\nmax_connections = 200\n",
 	} {
 		if err := os.WriteFile(filepath.Join(data, name), []byte(text), 0o600); err != nil {
 			return nil, nil, fail("write "+name, err)

@@ -90,10 +90,11 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 	if err != nil {
 		return err
 	}
+	leaser, _ := d.Catalogue.(upload.Leaser)
 	h, err := herder.New(herder.Parts{
 		Serve:     serving(d),
 		Publisher: d.Publisher(),
-		Uploads: &upload.Uploads{Dir: d.Incoming(), Store: d.Root, Reserve: int64(cfg.Publish.Reserve), Catalogue: d.Catalogue, Objects: d.Objects,
+		Uploads: &upload.Uploads{Dir: d.Incoming(), Store: d.Root, Reserve: int64(cfg.Publish.Reserve), Catalogue: d.Catalogue, Leaser: leaser, Objects: d.Objects,
 			Log: inv.log, Keep: 24 * time.Hour},
 		Feed:    changes,
 		Check:   checking(d),

@@ -17,7 +17,7 @@ const (
 	batchItems = 1000
 	// lastItems is the size of the batches at the end: a batch is at most half of what is left, because while the last one is
 	// published nothing else is left to do.
-	lastItems = 128
+	lastItems  = 128
 	batchBytes = 256 << 20
 	// linger is how long a batch that is ready waits for the nar after it, which is under way: small nars are ready within less, and
 	// each batch costs two flushes, which take as long as some dozens of small nars.

@@ -11,6 +11,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"time"
 
 	"narfold/herder/publish"
 	"narfold/internal/catalog"
@@ -32,7 +33,10 @@ type Pusher struct {
 
 // Herder is where items go; publishapi.Client is one.
 type Herder interface {
-	Missing(ctx context.Context, hs []storepath.HashPart) ([]storepath.HashPart, error)
+	// Promise returns those of hs that the herder lacks; the others stay there until ReleaseLease, as long as RenewLease is called now and then.
+	Promise(ctx context.Context, hs []storepath.HashPart) ([]storepath.HashPart, error)
+	RenewLease(ctx context.Context) error
+	ReleaseLease(ctx context.Context) error
 	StageNar(ctx context.Context, name string, size int64, open func() (io.ReadCloser, error)) (sent bool, err error)
 	PutNar(ctx context.Context, name string, size int64, open func() (io.ReadCloser, error)) error
 	PutNarinfo(ctx context.Context, raw []byte, wait bool) (publishapi.Published, error)
@@ -56,6 +60,7 @@ func (p *Pusher) Run(ctx context.Context, jobs iter.Seq2[publish.Job, error], re
 	// What sends may fail while the lister waits for an answer that would take long: it is told.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	defer p.holdOn(ctx)()
 	err := p.Spooler.Run(ctx, r.lacking(ctx, jobs), cmp.Or(p.Parallel, defaultParallel), func(ctx context.Context, s *publish.Spooled) error {
 		err := r.send(ctx, s)
 		if err != nil {
@@ -67,6 +72,39 @@ func (p *Pusher) Run(ctx context.Context, jobs iter.Seq2[publish.Job, error], re
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+const (
+	// renewEvery is how often what was promised is renewed; it is promised for an hour.
+	renewEvery = 10 * time.Minute
+	// releaseTime bounds how long releasing takes: what is not released expires.
+	releaseTime = 10 * time.Second
+)
+
+// holdOn keeps what the herder promises from expiring, until the function that it returns is called, which releases it.
+func (p *Pusher) holdOn(ctx context.Context) (release func()) {
+	renewing, stop := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(renewEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				// If it fails, what is published shows it: the herder compares again.
+				_ = p.To.RenewLease(renewing)
+			case <-renewing.Done():
+				return
+			}
+		}
+	})
+	return func() {
+		stop()
+		done.Wait()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
+		defer cancel()
+		_ = p.To.ReleaseLease(ctx)
+	}
 }
 
 const defaultParallel = 8
@@ -142,7 +180,7 @@ func (r *run) ask(ctx context.Context, jobs []publish.Job) error {
 	if len(ask) == 0 {
 		return nil
 	}
-	missing, err := r.To.Missing(ctx, ask)
+	missing, err := r.To.Promise(ctx, ask)
 	if err != nil {
 		return err
 	}

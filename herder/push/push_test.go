@@ -33,6 +33,7 @@ type remote struct {
 	order     []storepath.Base
 	asked     []int
 	puts      int
+	leases    []string // what became of the promise
 
 	// forget loses what is staged before the next narinfo, once.
 	forget bool
@@ -46,7 +47,21 @@ func newRemote() *remote {
 	return &remote{staged: map[string][]byte{}, published: map[storepath.HashPart]*narinfo.Narinfo{}, refuse: map[storepath.Base]error{}}
 }
 
-func (r *remote) Missing(ctx context.Context, hs []storepath.HashPart) (missing []storepath.HashPart, err error) {
+func (r *remote) RenewLease(context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leases = append(r.leases, "renewed")
+	return nil
+}
+
+func (r *remote) ReleaseLease(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leases = append(r.leases, "released")
+	return ctx.Err()
+}
+
+func (r *remote) Promise(ctx context.Context, hs []storepath.HashPart) (missing []storepath.HashPart, err error) {
 	r.mu.Lock()
 	r.asked = append(r.asked, len(hs))
 	asked := len(r.asked)

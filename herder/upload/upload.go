@@ -32,9 +32,11 @@ type Uploads struct {
 	// much, they are let in a few at a time.
 	Reserve   int64
 	Catalogue Catalogue
-	Objects   objstore.Writer // for logs
-	Queue     Submitter
-	Log       *slog.Logger
+	// Leaser promises to publishers that what is there stays. May be nil: then nothing is promised.
+	Leaser  Leaser
+	Objects objstore.Writer // for logs
+	Queue   Submitter
+	Log     *slog.Logger
 	// Keep is how long a nar waits for its narinfo.
 	Keep time.Duration
 
@@ -46,6 +48,13 @@ type Catalogue interface {
 	Token(ctx context.Context, h catalog.TokenHash) (catalog.Token, error)
 	Missing(ctx context.Context, hs []storepath.HashPart) ([]storepath.HashPart, error)
 	AddLog(ctx context.Context, of storepath.Base, k objstore.Key) error
+}
+
+// Leaser makes promises; a catalogue does.
+type Leaser interface {
+	Lease(ctx context.Context, l catalog.Lease, hs []storepath.HashPart) (catalog.Lease, []storepath.HashPart, error)
+	RenewLease(ctx context.Context, l catalog.Lease) error
+	ReleaseLease(ctx context.Context, l catalog.Lease) error
 }
 
 // Submitter publishes one item; publish.Queue does.

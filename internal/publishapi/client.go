@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -42,6 +43,9 @@ type Client struct {
 	client  *http.Client
 	root    string
 	invalid error
+
+	promised sync.Mutex // one Promise or release at a time
+	lease    int64      // that covers what was promised; 0 if there is none
 
 	mu     sync.Mutex
 	failed time.Time // since when nothing has succeeded; zero if the last request did
@@ -229,30 +233,90 @@ func (c *Client) do(ctx context.Context, r request) ([]byte, error) {
 }
 
 // Missing returns those of hs that are not published, in the order given.
-func (c *Client) Missing(ctx context.Context, hs []storepath.HashPart) ([]storepath.HashPart, error) {
-	var missing []storepath.HashPart
+func (c *Client) Missing(ctx context.Context, hs []storepath.HashPart) (missing []storepath.HashPart, err error) {
 	for len(hs) > 0 {
 		n := min(len(hs), MaxMissing)
-		ask, err := json.Marshal(missingRequest{hs[:n]})
-		if err != nil {
-			return nil, fmt.Errorf("ask what is missing: %w", err)
-		}
-		body, err := c.do(ctx, request{method: http.MethodPost, path: "/api/v1/missing", kind: "application/json", size: int64(len(ask)), open: inMemory(ask),
-			doing: fmt.Sprintf("ask which of %d items are missing", n)})
-		if errors.Is(err, errNotThere) {
-			return nil, fmt.Errorf("%w: is %s a herder?", err, c.URL)
-		}
+		answer, err := c.missing(ctx, missingRequest{Items: hs[:n]})
 		if err != nil {
 			return nil, err
-		}
-		var answer missingAnswer
-		if err := readJSON(bytes.NewReader(body), maxAnswer, &answer); err != nil {
-			return nil, fmt.Errorf("ask what is missing: %w: it does not answer as a herder does: %w", ErrRefused, err)
 		}
 		missing = append(missing, answer.Missing...)
 		hs = hs[n:]
 	}
 	return missing, nil
+}
+
+// Promise is Missing, and has the herder promise that the others stay, with all that they reference, until ReleaseLease, or an hour after the
+// last Promise or RenewLease. If an earlier promise was over before, it says nothing of that, and makes a new one: what is
+// published is compared again.
+func (c *Client) Promise(ctx context.Context, hs []storepath.HashPart) (missing []storepath.HashPart, err error) {
+	c.promised.Lock()
+	defer c.promised.Unlock()
+	for len(hs) > 0 {
+		n := min(len(hs), MaxMissing)
+		answer, err := c.missing(ctx, missingRequest{Items: hs[:n], Promise: true, Lease: c.lease})
+		if errors.Is(err, ErrLeaseOver) && c.lease != 0 {
+			c.lease = 0
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		c.lease = answer.Lease.ID
+		missing = append(missing, answer.Missing...)
+		hs = hs[n:]
+	}
+	return missing, nil
+}
+
+func (c *Client) missing(ctx context.Context, ask missingRequest) (answer missingAnswer, err error) {
+	text, err := json.Marshal(ask)
+	if err != nil {
+		return answer, fmt.Errorf("ask what is missing: %w", err)
+	}
+	body, err := c.do(ctx, request{method: http.MethodPost, path: "/api/v1/missing", kind: "application/json", size: int64(len(text)), open: inMemory(text),
+		doing: fmt.Sprintf("ask which of %d items are missing", len(ask.Items))})
+	if errors.Is(err, errNotThere) {
+		return answer, fmt.Errorf("%w: is %s a herder?", err, c.URL)
+	}
+	if err != nil {
+		return answer, err
+	}
+	if err := readJSON(bytes.NewReader(body), maxAnswer, &answer); err != nil {
+		return answer, fmt.Errorf("ask what is missing: %w: it does not answer as a herder does: %w", ErrRefused, err)
+	}
+	return answer, nil
+}
+
+// RenewLease makes what was promised last for another hour. Without a promise it does nothing; one that is over is forgotten, with
+// ErrLeaseOver.
+func (c *Client) RenewLease(ctx context.Context) error {
+	return c.onLease(ctx, http.MethodPost, "renew the promise")
+}
+
+// ReleaseLease ends what was promised, if anything was.
+func (c *Client) ReleaseLease(ctx context.Context) error {
+	err := c.onLease(ctx, http.MethodDelete, "release the promise")
+	if errors.Is(err, ErrLeaseOver) {
+		return nil
+	}
+	c.promised.Lock()
+	defer c.promised.Unlock()
+	c.lease = 0
+	return err
+}
+
+func (c *Client) onLease(ctx context.Context, method, doing string) error {
+	c.promised.Lock()
+	defer c.promised.Unlock()
+	if c.lease == 0 {
+		return nil
+	}
+	_, err := c.do(ctx, request{method: method, path: "/api/v1/lease/" + strconv.FormatInt(c.lease, 10), doing: doing})
+	if errors.Is(err, ErrLeaseOver) {
+		c.lease = 0
+	}
+	return err
 }
 
 // StageNar puts a compressed nar, which NarName has named, unless it is there already, and reports whether it was sent. An error of

@@ -33,6 +33,7 @@ type backend struct {
 	asked  [][]storepath.HashPart
 	have   map[storepath.HashPart]bool
 	waited []bool
+	leases leases
 	err    error // of Publish
 }
 

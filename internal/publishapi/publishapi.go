@@ -2,8 +2,9 @@
 //
 // It is the one that `nix copy --to http://...` speaks, with two additions. A client puts each nar as nar/<file hash>.nar.<ending>, then
 // the narinfo that names it, references first; the answer to the narinfo says whether the item is published. The additions: POST
-// api/v1/missing tells which items need to be sent at all, and errors are JSON with a reason. Every request carries a token, as a Bearer
-// or as the password of Basic authentication, which is what a netrc file gives to Nix.
+// api/v1/missing tells which items need to be sent at all, and promises by a lease that the others stay until the publisher is done, if
+// he asks for that; and errors are JSON with a reason. Every request carries a token, as a Bearer or as the password of Basic
+// authentication, which is what a netrc file gives to Nix.
 package publishapi
 
 import (
@@ -36,6 +37,7 @@ var (
 	ErrReferences  = errors.New("references are not published")  // 409: publish them first
 	ErrDiffers     = errors.New("item is published differently") // 409: the first stays
 	ErrNoNar       = errors.New("the nar was not uploaded")      // 409: put it first
+	ErrLeaseOver   = errors.New("the promise is over")           // 409: ask again what is missing
 	ErrUnavailable = errors.New("the herder is unavailable")     // 5xx, 429, no connection: try again
 	ErrFull        = errors.New("the herder has no room")        // 507: try again when there is
 	// ErrBusy says that only a few uploads are taken at a time. It is an ErrUnavailable.
@@ -46,7 +48,7 @@ var (
 
 // Error is the body of every answer that is not a success.
 type Error struct {
-	Code    string           `json:"code"` // one word for programs: scope, denied, refused, references, differs, no-nar, incomplete, busy, full, unavailable
+	Code    string           `json:"code"` // one word for programs: scope, denied, refused, references, differs, no-nar, lease-over, incomplete, busy, full, unavailable
 	Message string           `json:"error"`
 	Missing []storepath.Base `json:"missing,omitempty"` // for references
 }
@@ -65,6 +67,7 @@ var codes = []struct {
 	{"incomplete", ErrIncomplete, http.StatusRequestTimeout}, // before unavailable, which it is too
 	{"busy", ErrBusy, http.StatusTooManyRequests},            // likewise
 	{"full", ErrFull, http.StatusInsufficientStorage},
+	{"lease-over", ErrLeaseOver, http.StatusConflict},
 	{"unavailable", ErrUnavailable, http.StatusServiceUnavailable},
 	{"refused", ErrRefused, http.StatusBadRequest},
 }
@@ -72,10 +75,22 @@ var codes = []struct {
 // missingRequest and missingAnswer are the bodies of api/v1/missing.
 type missingRequest struct {
 	Items []storepath.HashPart `json:"items"`
+	// Promise asks for a promise that what is not missing stays, with all that it references; Lease is the ID of an earlier one that is to
+	// cover these items too.
+	Promise bool  `json:"promise,omitempty"`
+	Lease   int64 `json:"lease,omitempty"`
 }
 
 type missingAnswer struct {
 	Missing []storepath.HashPart `json:"missing"`
+	Lease   Lease                `json:"lease,omitzero"`
+}
+
+// Lease is a promise that what a publisher was told is there stays there. It is renewed by POST api/v1/lease/ID and by asking again, and
+// released by DELETE api/v1/lease/ID.
+type Lease struct {
+	ID      int64     `json:"id"` // 0: nothing is promised
+	Expires time.Time `json:"expires"`
 }
 
 // Published is the answer to a narinfo.

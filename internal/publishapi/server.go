@@ -31,7 +31,14 @@ type Backend interface {
 	Publish(ctx context.Context, n *narinfo.Narinfo, by string, wait bool) (Published, error)
 	// StageLog keeps the build log of a derivation or output.
 	StageLog(ctx context.Context, of storepath.Base, body io.Reader, size int64) error
+	// Missing returns those of hs that are not published, in the order given.
 	Missing(ctx context.Context, hs []storepath.HashPart) ([]storepath.HashPart, error)
+	// Promise is Missing, and promises that the others stay, by a new lease if that is 0. It fails with ErrLeaseOver if the lease is over, or
+	// somebody else's. A backend that promises nothing returns the zero Lease.
+	Promise(ctx context.Context, by string, lease int64, hs []storepath.HashPart) (Lease, []storepath.HashPart, error)
+	// RenewLease and ReleaseLease are about a lease of by.
+	RenewLease(ctx context.Context, by string, lease int64) (Lease, error)
+	ReleaseLease(ctx context.Context, by string, lease int64) error
 }
 
 // Handler answers the requests of the contract, and hands those that only read to next.
@@ -43,6 +50,8 @@ func Handler(b Backend, next http.Handler, log *slog.Logger) http.Handler {
 	mux.HandleFunc("PUT /nix-cache-info", s.with(s.putCacheInfo))
 	mux.HandleFunc("PUT /{file}", s.with(s.putNarinfo))
 	mux.HandleFunc("POST /api/v1/missing", s.with(s.missing))
+	mux.HandleFunc("POST /api/v1/lease/{id}", s.with(s.renewLease))
+	mux.HandleFunc("DELETE /api/v1/lease/{id}", s.with(s.releaseLease))
 	mux.HandleFunc("GET /nar/{name}", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodHead || token(r) == "" || !s.staged(w, r) {
 			next.ServeHTTP(w, r)
@@ -245,10 +254,49 @@ func (s *server) missing(w http.ResponseWriter, r *http.Request, by string) erro
 			return fmt.Errorf("%w: %w", ErrRefused, err)
 		}
 	}
-	missing, err := s.backend.Missing(r.Context(), ask.Items)
+	var answer missingAnswer
+	var err error
+	if ask.Promise {
+		answer.Lease, answer.Missing, err = s.backend.Promise(r.Context(), by, ask.Lease, ask.Items)
+	} else {
+		answer.Missing, err = s.backend.Missing(r.Context(), ask.Items)
+	}
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	return json.NewEncoder(w).Encode(missingAnswer{missing})
+	return json.NewEncoder(w).Encode(answer)
+}
+
+func leaseOf(r *http.Request) (int64, error) {
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if err != nil || id <= 0 {
+		return 0, fmt.Errorf("%w: %.40q is not the ID of a lease", ErrRefused, r.PathValue("id"))
+	}
+	return id, nil
+}
+
+func (s *server) renewLease(w http.ResponseWriter, r *http.Request, by string) error {
+	id, err := leaseOf(r)
+	if err != nil {
+		return err
+	}
+	l, err := s.backend.RenewLease(r.Context(), by, id)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(l)
+}
+
+func (s *server) releaseLease(w http.ResponseWriter, r *http.Request, by string) error {
+	id, err := leaseOf(r)
+	if err != nil {
+		return err
+	}
+	if err := s.backend.ReleaseLease(r.Context(), by, id); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }

@@ -3,10 +3,12 @@ package follow
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -16,6 +18,7 @@ import (
 
 	"narfold/herder/keyring"
 	"narfold/herder/publish"
+	"narfold/herder/source"
 	"narfold/internal/storepath"
 )
 
@@ -94,6 +97,50 @@ func TestAnUpstreamThatIsAwayIsAskedLessAndLessOften(t *testing.T) {
 		stop()
 		if err := <-ended; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// inside lets an upstream be asked without a network, so that a test's clock governs.
+type inside struct{ u *upstream }
+
+func (i inside) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	i.u.Config.Handler.ServeHTTP(w, r)
+	resp := w.Result()
+	resp.Request = r
+	return resp, nil
+}
+
+// Its narinfos come, and its nars do not: the round ends when that is clear, and says that another time may be better.
+func TestAnUpstreamWhoseNarsDoNotComeIsGivenUp(t *testing.T) {
+	const items = 200
+	u := newUpstream(t)
+	var all []storepath.Base
+	down := func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "later", http.StatusServiceUnavailable) }
+	for i := range items {
+		name := fmt.Sprint("item-", i)
+		all = append(all, u.item(name, "contents "+name, nil))
+		u.act("/nar/"+name, down)
+	}
+	u.list(all...)
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t, u, func(p *Parts) { p.HTTP = &http.Client{Transport: inside{u}} })
+		begun := time.Now()
+		sum, err := f.Once(t.Context())
+		if !errors.Is(err, source.ErrUnavailable) || sum.Published != 0 || len(sum.broken) != 0 {
+			t.Errorf("%v: %+v", err, sum)
+		}
+		asked := 0
+		for i := range items {
+			asked += u.times(fmt.Sprint("/nar/item-", i))
+			u.act(fmt.Sprint("/nar/item-", i), nil)
+		}
+		if d := time.Since(begun); asked > 100 || d > 2*time.Minute {
+			t.Errorf("it was asked %d times, for %v", asked, d)
+		}
+		if sum := f.once(); sum.Published != items {
+			t.Errorf("when it is there again: %+v", sum)
 		}
 	})
 }

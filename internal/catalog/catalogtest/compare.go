@@ -93,6 +93,7 @@ func (m *model) unsafe() (problems []string) {
 	return problems
 }
 
+// compareChanges compares what changes are told, and looks whether who follows them, one by one, always has something closed.
 func (m *model) compareChanges() {
 	changes, err := m.c.Changes(m.Context(), m.change, 1000)
 	if err != nil {
@@ -105,6 +106,7 @@ func (m *model) compareChanges() {
 		}
 		name := ch.Item.Path.Name()
 		told = append(told, fmt.Sprintf("%d %s", ch.Kind, name))
+		m.follow(ch.Kind, name)
 		if ch.State == catalog.StateLive && ch.Item.NarHash != m.nar[name] {
 			m.Errorf("change %d is of nar %s, want %s", ch.Sequence, ch.Item.NarHash, m.nar[name])
 		}
@@ -116,6 +118,26 @@ func (m *model) compareChanges() {
 		m.Errorf("changes %v, want %v", told, m.told)
 	}
 	m.told = nil
+}
+
+// follow does what a change says to the items of somebody who follows the changes.
+func (m *model) follow(kind catalog.ChangeKind, name string) {
+	switch kind {
+	case catalog.ChangePublished, catalog.ChangeRestored:
+		for _, r := range references(number(name)) {
+			if r != name && !m.followed[r] {
+				m.Errorf("%s is told of before its reference %s", name, r)
+			}
+		}
+		m.followed[name] = true
+	case catalog.ChangeWithdrawn:
+		delete(m.followed, name)
+		for other := range m.followed {
+			if slices.Contains(references(number(other)), name) {
+				m.Errorf("%s is told to be withdrawn before %s, which references it", name, other)
+			}
+		}
+	}
 }
 
 // compareThere compares what is there.
@@ -204,14 +226,11 @@ func (m *model) compareWaiting() {
 
 // compareWithdrawn compares what is condemned or deleting.
 func (m *model) compareWithdrawn() {
-	if m.lives == nil {
-		return
-	}
 	var have, want []string
 	show := func(name string, id int64, state catalog.State, keys []objstore.Key) string {
 		return fmt.Sprintf("%s %d %s %v", name, id, state, keys)
 	}
-	for _, w := range collect(m.T, m.lives.Withdrawn(m.Context(), 0)) {
+	for _, w := range collect(m.T, m.c.Withdrawn(m.Context(), 0)) {
 		have = append(have, show(w.Path.Name(), w.Sequence, w.State, w.Keys))
 	}
 	for name, c := range m.condemned {
@@ -257,18 +276,15 @@ func (m *model) compareAll() {
 	if len(keys) > 0 {
 		m.Errorf("keys of nothing: %v", keys)
 	}
-	if m.lives == nil {
-		return
-	}
 	gone := map[int64]string{}
-	for _, t := range collect(m.T, m.lives.Tombstones(m.Context(), 0)) {
+	for _, t := range collect(m.T, m.c.Tombstones(m.Context(), 0)) {
 		gone[t.Sequence] = t.Path.Name()
 	}
 	if !maps.Equal(gone, m.gone) {
 		m.Errorf("tombstones %v, want %v", gone, m.gone)
 	}
 	leases := map[int64]int64{}
-	for _, l := range collect(m.T, m.lives.Leases(m.Context())) {
+	for _, l := range collect(m.T, m.c.Leases(m.Context())) {
 		leases[l.ID] = l.Items
 	}
 	want := map[int64]int64{}

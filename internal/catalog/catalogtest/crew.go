@@ -62,7 +62,7 @@ func (m *model) lifeStep() string {
 	case n < 39:
 		return m.takeMoment()
 	default:
-		if err := m.lives.RootsChanged(m.Context()); err != nil {
+		if err := m.c.RootsChanged(m.Context()); err != nil {
 			m.Fatal(err)
 		}
 		m.moved = true
@@ -100,7 +100,7 @@ func (m *model) withdrawSome() string {
 	}
 	what := fmt.Sprintf("withdrawing %v (decided before: %v)", names, since)
 	want, wantErr := m.world.withdraw(names, since)
-	got, err := m.lives.Withdraw(m.Context(), w)
+	got, err := m.c.Withdraw(m.Context(), w)
 	if !errors.Is(err, wantErr) || (wantErr == nil) != (err == nil) {
 		m.Fatalf("%s: %v, want %v", what, err, wantErr)
 	}
@@ -127,7 +127,7 @@ func (m *model) withdrawSome() string {
 
 func (m *model) restoreSome() string {
 	names := m.some(slices.Sorted(maps.Keys(m.condemned)))[:1]
-	got, err := m.lives.Restore(m.Context(), parts(names...))
+	got, err := m.c.Restore(m.Context(), parts(names...))
 	if err != nil {
 		m.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func (m *model) beginDeleteSome() string {
 		before = soon()
 	}
 	want := m.world.beginDelete(ids, old)
-	got, err := m.lives.BeginDelete(m.Context(), ids, before)
+	got, err := m.c.BeginDelete(m.Context(), ids, before)
 	if err != nil {
 		m.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func (m *model) work(jobs *[]job, seen string) string {
 	}
 	id := (*jobs)[i].id
 	*jobs = slices.Delete(*jobs, i, i+1)
-	if err := m.lives.Deleted(m.Context(), []int64{id}); err != nil {
+	if err := m.c.Deleted(m.Context(), []int64{id}); err != nil {
 		m.Fatal(err)
 	}
 	if _, ok := m.deleting[id]; ok {
@@ -219,7 +219,7 @@ func (m *model) work(jobs *[]job, seen string) string {
 func (m *model) crash() string {
 	m.crew.zombies = append(m.crew.zombies, m.crew.jobs...)
 	m.crew.jobs = nil
-	for _, w := range collect(m.T, m.lives.Withdrawn(m.Context(), 0)) {
+	for _, w := range collect(m.T, m.c.Withdrawn(m.Context(), 0)) {
 		if w.State == catalog.StateDeleting {
 			m.crew.jobs = append(m.crew.jobs, job{w.Sequence, w.Keys})
 		}
@@ -229,7 +229,7 @@ func (m *model) crash() string {
 
 func (m *model) takeMoment() string {
 	var err error
-	if m.crew.moment, err = m.lives.Moment(m.Context()); err != nil {
+	if m.crew.moment, err = m.c.Moment(m.Context()); err != nil {
 		m.Fatal(err)
 	}
 	m.watched, m.moved = true, false
@@ -247,7 +247,7 @@ func (m *model) lease() string {
 		l.ID = ids[m.r.IntN(len(ids))]
 	}
 	what := fmt.Sprintf("leasing %v by %d", names, l.ID)
-	got, missing, err := m.lives.Lease(m.Context(), l, parts(names...))
+	got, missing, err := m.c.Lease(m.Context(), l, parts(names...))
 	if err != nil {
 		m.Fatal(err)
 	}
@@ -276,7 +276,7 @@ func (m *model) endLease() string {
 	if n := len(m.crew.over); n > 0 && m.r.IntN(4) == 0 {
 		l := m.crew.over[m.r.IntN(n)]
 		l.Expires = soon()
-		if err := m.lives.RenewLease(m.Context(), l); !errors.Is(err, catalog.ErrLeaseOver) {
+		if err := m.c.RenewLease(m.Context(), l); !errors.Is(err, catalog.ErrLeaseOver) {
 			m.Errorf("RenewLease(%+v) = %v", l, err)
 		}
 		m.seen["lease over"]++
@@ -287,10 +287,10 @@ func (m *model) endLease() string {
 		return "no lease to end"
 	}
 	l := m.leases[ids[m.r.IntN(len(ids))]].Lease
-	end := m.lives.ReleaseLease
+	end := m.c.ReleaseLease
 	if m.r.IntN(2) == 0 {
 		l.Expires = time.Now().Add(-time.Minute)
-		end = m.lives.RenewLease
+		end = m.c.RenewLease
 	}
 	if err := end(m.Context(), l); err != nil {
 		m.Error(err)

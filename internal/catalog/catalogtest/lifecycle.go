@@ -13,20 +13,10 @@ import (
 	"narfold/internal/storepath"
 )
 
-// living is a catalogue with the lives of its items.
+// living is a catalogue with what a test does with the lives of its items.
 type living struct {
 	catalog.Catalogue
-	catalog.Lifecycle
 	*testing.T
-}
-
-func live(t *testing.T, c catalog.Catalogue) living {
-	t.Helper()
-	l, ok := c.(catalog.Lifecycle)
-	if !ok {
-		t.Fatalf("%T withdraws nothing", c)
-	}
-	return living{c, l, t}
 }
 
 // soon is a time before which everything was withdrawn.
@@ -130,14 +120,14 @@ func alike(name string, other catalog.Publication, refs ...string) catalog.Publi
 	return p
 }
 
-// Lifecycle checks the contract of catalog.Lifecycle. open and reopen are as in Run, of catalogues that have it.
+// Lifecycle checks the contract of catalog.Lifecycle. open and reopen are as in Run.
 func Lifecycle(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen func(t *testing.T, c catalog.Catalogue) catalog.Catalogue) {
 	fresh := func(t *testing.T, ps ...catalog.Publication) living {
-		c := live(t, open(t))
+		c := living{open(t), t}
 		publish(t, c, ps...)
 		return c
 	}
-	again := func(c living) living { return live(c.T, reopen(c.T, c.Catalogue)) }
+	again := func(c living) living { return living{reopen(c.T, c.Catalogue), c.T} }
 	testWithdraw(t, fresh, again)
 	testReturn(t, fresh, again)
 	testDelete(t, fresh, again)

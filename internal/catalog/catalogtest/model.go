@@ -20,7 +20,7 @@ import (
 
 // Model holds a catalogue to a model of a few maps, through steps random operations of several publishers, cleaners, collectors and uploaders
 // with leases, of which any may stop for good between two calls, and through restarts. After each step both say the same of what is there,
-// everything published is closed and has its objects, and no key has come back that was let go. Whoever withdraws nothing is held to the rest.
+// everything published is closed and has its objects, and no key has come back that was let go.
 func Model(t *testing.T, seed uint64, steps int, open func(t *testing.T) catalog.Catalogue, reopen func(t *testing.T, c catalog.Catalogue) catalog.Catalogue) {
 	m := &model{T: t, r: rand.New(rand.NewPCG(seed, 0)), seen: map[string]int{}, open: open, reopen: reopen}
 	for step := range steps {
@@ -39,7 +39,7 @@ func Model(t *testing.T, seed uint64, steps int, open func(t *testing.T) catalog
 	if steps >= manySteps {
 		want = append(want, "differs", "replaced")
 	}
-	if steps >= manySteps && m.lives != nil {
+	if steps >= manySteps {
 		want = append(want, "withdrawn", "leased", "wanted", "referenced", "moved", "restored", "gone", "deleting", "needed", "too young", "tombstones", "deleted late", "lease over")
 	}
 	for _, w := range want {
@@ -52,11 +52,8 @@ func Model(t *testing.T, seed uint64, steps int, open func(t *testing.T) catalog
 // items is how many items the model plays with; item i references some of those before it.
 const items = 24
 
-// A catalogue is played with for so many steps: where nothing is withdrawn, nothing new happens when all items are published.
-const (
-	worldSteps = 2000
-	graveSteps = 100
-)
+// worldSteps is how many steps are played with one catalogue.
+const worldSteps = 2000
 
 // manySteps are enough for everything to happen that can.
 const manySteps = 5000
@@ -109,32 +106,26 @@ type model struct {
 	open   func(t *testing.T) catalog.Catalogue
 	reopen func(t *testing.T, c catalog.Catalogue) catalog.Catalogue
 	c      catalog.Catalogue
-	lives  catalog.Lifecycle // c, or nil
 	*world
 	seen map[string]int
 
-	age     int               // steps of this world
-	change  int64             // the last that was compared
-	told    []string          // the changes since
-	version int64             // of the catalogue, when it was compared
-	before  map[string]string // how each live item was after the step before
-	objects objects
-	crew    crew
+	age      int               // steps of this world
+	change   int64             // the last that was compared
+	told     []string          // the changes since
+	followed map[string]bool   // what somebody has who follows the changes
+	version  int64             // of the catalogue, when it was compared
+	before   map[string]string // how each live item was after the step before
+	objects  objects
+	crew     crew
 }
 
 func (m *model) begin() {
 	m.c, m.world = m.open(m.T), newWorld()
-	m.lives, _ = m.c.(catalog.Lifecycle)
-	m.age, m.change, m.told, m.before, m.objects, m.crew = 0, 0, nil, map[string]string{}, newObjects(), crew{}
+	m.age, m.change, m.told, m.followed, m.before, m.objects, m.crew = 0, 0, nil, map[string]bool{}, map[string]string{}, newObjects(), crew{}
 }
 
 // over reports whether this world has been played with long enough.
-func (m *model) over() bool {
-	if m.lives == nil {
-		return m.age == graveSteps
-	}
-	return m.age == worldSteps
-}
+func (m *model) over() bool { return m.age == worldSteps }
 
 func itemName(i int) string { return fmt.Sprintf("item-%02d", i) }
 
@@ -213,11 +204,10 @@ func file(b storepath.Base, m compress.Method, generation int) catalog.File {
 func (m *model) step() string {
 	if m.r.IntN(restartEvery) == 0 {
 		m.c = m.reopen(m.T, m.c)
-		m.lives, _ = m.c.(catalog.Lifecycle)
 		m.before = map[string]string{} // so that all items are looked at
 		return "a restart"
 	}
-	if m.lives != nil && m.r.IntN(2) == 0 {
+	if m.r.IntN(2) == 0 {
 		return m.lifeStep()
 	}
 	switch n := m.r.IntN(80); {
@@ -359,9 +349,7 @@ func (m *model) replace() string {
 	}
 	delete(m.uploads, k)
 	m.uploads[old] = upload{abandoned: true}
-	if m.lives != nil {
-		m.spend(old)
-	}
+	m.spend(old)
 	return what
 }
 

@@ -1,7 +1,5 @@
 package postgres
 
-import "narfold/internal/catalog"
-
 // afterlife is the third schema: where items are when they are not live any more. They are in tables of their own, so that no look-up has to
 // pass over them; what comes back gets a new id, so that every reference still is to a smaller one and who reads items by ascending
 // ids sees it. A nar and its objects stay where they are, and have a state.
@@ -84,5 +82,3 @@ func spend(table string) string {
 	return `INSERT INTO spent(key, generation) SELECT split_part(key, ';', 1), max(coalesce(nullif(split_part(key, ';', 2), '')::bigint, 1)) FROM ` + table + `
 		WHERE key ~ '^nar/[^/;]+/[^;]+(;[1-9][0-9]{0,17})?$' GROUP BY 1 ON CONFLICT (key) DO UPDATE SET generation = greatest(spent.generation, excluded.generation)`
 }
-
-var _ catalog.Lifecycle = (*DB)(nil)

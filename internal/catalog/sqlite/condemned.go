@@ -376,5 +376,3 @@ func (db *DB) changed(conn *sqlite.Conn, id int64) (it catalog.Item, state catal
 	}
 	return it, 0, catalog.ErrNotFound
 }
-
-var _ catalog.Lifecycle = (*DB)(nil)

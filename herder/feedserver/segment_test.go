@@ -74,40 +74,45 @@ func round(ctx context.Context, h *Server, seen *int64) error {
 // whole checks that the feed is sealed as far as it can be and that what the store has is the feed.
 func (s *shop) whole(what string, records int64) {
 	s.Helper()
-	last, tail, err := s.cat.FeedTail(s.Context())
+	whole(s.T, s.cat, s.store, s.key, what, records)
+}
+
+func whole(t *testing.T, cat catalog.Feed, store Store, key *nixkey.Secret, what string, records int64) {
+	t.Helper()
+	last, tail, err := cat.FeedTail(t.Context())
 	if err != nil || last.Last+int64(len(tail)) != records || len(tail) >= feed.SegmentRecords {
-		s.Fatalf("%s: %d segments and %d lines: %v", what, last.Number, len(tail), err)
+		t.Fatalf("%s: %d segments and %d lines: %v", what, last.Number, len(tail), err)
 	}
-	origin, err := s.cat.FeedOrigin(s.Context(), "")
+	origin, err := cat.FeedOrigin(t.Context(), "")
 	if err != nil {
-		s.Fatal(err)
+		t.Fatal(err)
 	}
 	at := feed.Begin(origin)
-	for f, err := range s.cat.FeedSegments(s.Context()) {
+	for f, err := range cat.FeedSegments(t.Context()) {
 		if err != nil {
-			s.Fatal(err)
+			t.Fatal(err)
 		}
-		text, err := ReadSegment(s.Context(), s.store, f)
+		text, err := ReadSegment(t.Context(), store, f)
 		if err != nil {
-			s.Fatalf("%s: %v", what, err)
+			t.Fatalf("%s: %v", what, err)
 		}
 		st, _, err := feed.ParseStretch(text)
 		if err == nil {
 			at, err = at.Follow(origin, st)
 		}
 		if err != nil || at != (feed.Point{Sequence: f.Last, Chain: f.Chain}) {
-			s.Fatalf("%s: segment %d: %v", what, f.Number, err)
+			t.Fatalf("%s: segment %d: %v", what, f.Number, err)
 		}
-		sealed, err := readSmall(s.Context(), s.store, SealKey(f.Number))
+		sealed, err := readSmall(t.Context(), store, SealKey(f.Number))
 		if err != nil {
-			s.Fatalf("%s: %v", what, err)
+			t.Fatalf("%s: %v", what, err)
 		}
-		if h, err := feed.ParseHead(sealed, s.key.Public()); err != nil || h.Point != at || h.Origin != origin {
-			s.Fatalf("%s: head of segment %d: %+v, %v", what, f.Number, h, err)
+		if h, err := feed.ParseHead(sealed, key.Public()); err != nil || h.Point != at || h.Origin != origin {
+			t.Fatalf("%s: head of segment %d: %+v, %v", what, f.Number, h, err)
 		}
 	}
-	if last, err := lastNumber(s.Context(), s.store, segmentPrefix); err != nil || last != records/feed.SegmentRecords {
-		s.Fatalf("%s: the last segment in the store is %d, %v", what, last, err)
+	if last, err := lastNumber(t.Context(), store, segmentPrefix); err != nil || last != records/feed.SegmentRecords {
+		t.Fatalf("%s: the last segment in the store is %d, %v", what, last, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package follow
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,7 +81,7 @@ func (f *Follower) attend(ctx context.Context, d time.Duration) error {
 		items := f.demand.take()
 		sum, err := f.work(ctx, nil, func(ctx context.Context, r *round) error {
 			r.demanded = true
-			return r.take(ctx, items)
+			return r.take(ctx, slices.Values(items))
 		})
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

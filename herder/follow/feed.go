@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"slices"
 	"time"
 
@@ -44,12 +45,18 @@ func (r *round) feed(ctx context.Context) error {
 		return fmt.Errorf("%w: its records lead to chain %s at record %d, and its head says %s: it was forked", ErrFeed, at.Chain.Hex(), at.Sequence, head.Chain.Hex())
 	}
 	r.sum.Sequence = at.Sequence
-	wanted := w.list()
-	taken := r.take(ctx, wanted)
+	taken := r.take(ctx, w.all())
 	// What was verified is kept also when the work was interrupted: what is not here is owed.
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	owed, err := r.f.Missing(closing, wanted)
+	var owed []storepath.HashPart
+	err = inPortions(w.all(), portion, func(some []storepath.HashPart) error {
+		missing, err := r.f.Missing(closing, some)
+		if len(owed) <= maxOwed {
+			owed = append(owed, missing...)
+		}
+		return err
+	})
 	if err == nil && len(owed) <= maxOwed {
 		err = place{origin: head.Origin, point: at, owed: owed}.write(r.f.Place)
 	}
@@ -104,7 +111,7 @@ func (r *round) stretch(ctx context.Context, head feed.Head, at feed.Point, w *w
 			named = append(named, rec.Path.HashPart())
 		default:
 			named = slices.DeleteFunc(named, func(h storepath.HashPart) bool { return h == rec.Path.HashPart() })
-			w.drop(rec.Path.HashPart())
+			w.drop(rec.Path.HashPart()) // of what was named before this stretch
 		}
 	}
 	// Only what is not here is remembered, since a feed may have millions of records.
@@ -124,33 +131,33 @@ func (r *round) fetch(ctx context.Context, name string, limit int) ([]byte, erro
 	return text, err
 }
 
-// wishes are items in the order in which they were first named.
+// wishes are items in the order in which they were named, 20 bytes for each: who begins may have millions.
 type wishes struct {
-	order []storepath.HashPart
-	want  map[storepath.HashPart]bool // false: in order, and not wanted any more
+	order [][20]byte
+	gone  map[[20]byte]int // before which place in order an item was withdrawn
 }
 
 func newWishes(first []storepath.HashPart) *wishes {
-	w := &wishes{want: map[storepath.HashPart]bool{}}
+	w := &wishes{gone: map[[20]byte]int{}}
 	w.add(first)
 	return w
 }
 
 func (w *wishes) add(hs []storepath.HashPart) {
 	for _, h := range hs {
-		if _, known := w.want[h]; !known {
-			w.order = append(w.order, h)
+		w.order = append(w.order, h.Bytes())
+	}
+}
+
+func (w *wishes) drop(h storepath.HashPart) { w.gone[h.Bytes()] = len(w.order) }
+
+// all yields what is still wanted. An item that was named twice may come twice.
+func (w *wishes) all() iter.Seq[storepath.HashPart] {
+	return func(yield func(storepath.HashPart) bool) {
+		for i, h := range w.order {
+			if i >= w.gone[h] && !yield(storepath.HashPartOf(h)) {
+				return
+			}
 		}
-		w.want[h] = true
 	}
-}
-
-func (w *wishes) drop(h storepath.HashPart) {
-	if w.want[h] {
-		w.want[h] = false
-	}
-}
-
-func (w *wishes) list() []storepath.HashPart {
-	return slices.DeleteFunc(w.order, func(h storepath.HashPart) bool { return !w.want[h] })
 }

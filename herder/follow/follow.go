@@ -79,9 +79,10 @@ type publisher interface {
 // Follower follows one upstream. Make it with New.
 type Follower struct {
 	Parts
-	pace   *pace
-	state  state
-	demand *demand
+	portion int
+	pace    *pace
+	state   state
+	demand  *demand
 	// later are the items that are left alone for a while, since they failed again and again. Owned by Run.
 	later map[storepath.HashPart]failing
 }
@@ -91,7 +92,7 @@ func New(p Parts) (*Follower, error) {
 	if p.Keys == nil || !p.Keys.Demands() {
 		return nil, fmt.Errorf("follow %s: %w", p.name(), ErrKeys)
 	}
-	return &Follower{Parts: p, pace: newPace(p.Rate), demand: newDemand(), later: map[storepath.HashPart]failing{}}, nil
+	return &Follower{Parts: p, portion: portion, pace: newPace(p.Rate), demand: newDemand(), later: map[storepath.HashPart]failing{}}, nil
 }
 
 // name is the upstream as logs show it.

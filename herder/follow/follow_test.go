@@ -220,6 +220,26 @@ func TestANarForWhichReferencesAreMissingIsNotDownloaded(t *testing.T) {
 	}
 }
 
+// What many items reference, and cannot be had, is tried once in a round, and not once with each portion of them.
+func TestWhatFailedIsNotTriedAgainInTheSameRound(t *testing.T) {
+	u := newUpstream(t)
+	bad := u.item("bad", "x", nil)
+	u.set("/nar/bad", []byte("torn"))
+	var above []storepath.Base
+	for i := range 10 {
+		above = append(above, u.item(fmt.Sprint("above-", i), fmt.Sprint(i), nil, bad))
+	}
+	good := u.item("good", "y", nil)
+	u.list(append(above, good)...)
+	f := follow(t, u, nil)
+	f.portion = 2
+	sum := f.once()
+	if n := u.times("/nar/bad"); n != 1 || sum.Refused != 11 || sum.Published != 1 {
+		t.Errorf("the nar was asked for %d times: %+v", n, sum)
+	}
+	f.has(good)
+}
+
 func TestAnUpstreamThatGoesAwayEndsTheRoundAndTheNextGoesOn(t *testing.T) {
 	u := newUpstream(t)
 	var all []storepath.Base

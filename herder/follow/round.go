@@ -45,7 +45,8 @@ type Failure struct {
 
 const (
 	maxFailures = 100
-	// portion is how many wanted items are looked into at a time: their narinfos are known before the first nar comes.
+	// portion is how many wanted items are looked into at a time, unless a test says otherwise: their narinfos are known before the
+	// first nar comes.
 	portion = 10_000
 	// patience is how many items in a row an upstream may leave without an answer before the round ends.
 	patience = 8
@@ -92,7 +93,7 @@ type round struct {
 
 	mu     sync.Mutex
 	sum    *Summary
-	failed map[storepath.HashPart]bool // refused, for whatever reason
+	failed map[storepath.HashPart]bool // refused, for whatever reason; at most maxFailing
 	coming map[storepath.HashPart]bool // handed to the publisher
 	silent int                         // items in a row without an answer
 	stop   context.CancelCauseFunc     // ends the work on a portion
@@ -104,42 +105,54 @@ func (r *round) listed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.take(ctx, items)
+	return r.take(ctx, slices.Values(items))
 }
 
 // take takes the named items as far as they are not here, and what they reference.
-func (r *round) take(ctx context.Context, items []storepath.HashPart) error {
-	for some := range slices.Chunk(items, portion) {
+func (r *round) take(ctx context.Context, items iter.Seq[storepath.HashPart]) error {
+	return inPortions(items, r.f.portion, func(some []storepath.HashPart) error {
 		some, err := r.missing(ctx, some)
-		if err != nil {
+		if err != nil || len(some) == 0 {
 			return err
-		}
-		if len(some) == 0 {
-			continue
 		}
 		r.sum.Wanted += int64(len(some))
-		if err := r.portion(ctx, some); err != nil {
-			return err
-		}
-	}
-	return nil
+		return r.portion(ctx, some)
+	})
 }
 
-// missing returns those that are not here and have their turn.
+// inPortions calls f with the items, at most size at a time.
+func inPortions(items iter.Seq[storepath.HashPart], size int, f func([]storepath.HashPart) error) error {
+	var some []storepath.HashPart
+	for h := range items {
+		if some = append(some, h); len(some) == size {
+			if err := f(some); err != nil {
+				return err
+			}
+			some = nil
+		}
+	}
+	if len(some) == 0 {
+		return nil
+	}
+	return f(some)
+}
+
+// missing returns those that are not here, have their turn, and have not failed in this round.
 func (r *round) missing(ctx context.Context, hs []storepath.HashPart) ([]storepath.HashPart, error) {
 	missing, err := r.f.Missing(ctx, hs)
-	if err != nil || r.ready == nil {
-		return missing, err
+	if err != nil {
+		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.DeleteFunc(missing, func(h storepath.HashPart) bool {
-		if r.ready(h) {
+		if r.failed[h] {
+			return true
+		}
+		if r.ready == nil || r.ready(h) {
 			return false
 		}
-		if !r.failed[h] {
-			r.sum.Postponed++
-		}
+		r.sum.Postponed++
 		r.failed[h] = true
 		return true
 	}), nil
@@ -163,6 +176,7 @@ func (r *round) portion(ctx context.Context, some []storepath.HashPart) error {
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx) // which tells more than what was interrupted
 	}
+	clear(r.coming) // has come, or failed
 	return errors.Join(err, s.Close())
 }
 
@@ -255,7 +269,9 @@ func (r *round) unavailable(item string, err error) error {
 
 // fail notes why an item is not taken. The mutex is held.
 func (r *round) fail(item string, h storepath.HashPart, err error) {
-	r.failed[h] = true
+	if len(r.failed) < maxFailing {
+		r.failed[h] = true
+	}
 	if !errors.Is(err, errReferences) && !errors.Is(err, publish.ErrReferences) && !errors.Is(err, source.ErrUnavailable) && len(r.sum.broken) < maxFailing {
 		r.sum.broken = append(r.sum.broken, h)
 	}

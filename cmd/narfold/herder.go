@@ -94,7 +94,7 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 	h, err := herder.New(herder.Parts{
 		Serve:     serving(d),
 		Publisher: d.Publisher(),
-		Uploads: &upload.Uploads{Dir: d.Incoming(), Store: d.Root, Reserve: int64(cfg.Publish.Reserve), Catalogue: d.Catalogue, Leaser: leaser, Objects: d.Objects,
+		Uploads: &upload.Uploads{Dir: d.Incoming(), Store: d.Root, Reserve: int64(cfg.Publish.Reserve), Catalogue: d.Catalogue, Leaser: leaser, Objects: d.Objects, Presigner: d.Presigner,
 			Log: inv.log, Keep: 24 * time.Hour},
 		Feed:    changes,
 		Check:   checking(d),

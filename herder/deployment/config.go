@@ -61,7 +61,8 @@ type Objects struct {
 	Region string `toml:"region"`
 	// PathStyle puts the bucket into the path of URLs instead of the host name: "auto", "path" or "virtual". Default: auto.
 	PathStyle string `toml:"path_style"`
-	// Redirect sends clients that follow redirects to the bucket for nars. Default: false, all passes through here.
+	// Redirect sends clients that follow redirects to the bucket for nars, and lets publishers put large ones there. Default: false, all
+	// passes through here.
 	Redirect bool `toml:"redirect"`
 }
 

@@ -43,6 +43,7 @@ type form struct {
 	verified    time.Time
 	key         objstore.Key // set by storing
 	adopted     bool         // the object was there, with these bytes
+	placed      bool         // it was put there by whoever brought it
 	unfit       bool         // not for serving, only to compress again
 }
 
@@ -63,7 +64,7 @@ func (s *Spooler) prepare(ctx context.Context, t *task, b *budget, item func(con
 	}
 	err := item(ctx, t)
 	for _, f := range t.forms {
-		t.spooled += f.spooled.size
+		t.spooled += f.spooled.room()
 	}
 	b.take(t.spooled)
 	switch {
@@ -191,12 +192,18 @@ func (s *Spooler) lacking(files []catalog.File, forms []form) (want []compress.M
 
 // prepareSource reads one form from its source, and keeps it if it may be served as it is.
 func (s *Spooler) prepareSource(ctx context.Context, t *task, from Source) (err error) {
+	if from.Placed != "" && t.keys[from.Compression] != from.Placed {
+		return fmt.Errorf("%w: what lies under %s is not expected there any more", ErrNoSource, from.Placed)
+	}
 	r, err := from.Open(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSource, err)
 	}
 	defer r.Close()
 	sp := newSpooled(s.Dir)
+	if from.Placed != "" {
+		sp.elsewhere = func() (io.ReadCloser, error) { return from.Open(ctx) }
+	}
 	defer func() {
 		if sp != nil {
 			sp.remove()
@@ -224,7 +231,8 @@ func (s *Spooler) prepareSource(ctx context.Context, t *task, from Source) (err 
 	if unfit && len(t.forms) > 0 {
 		return nil // another form can be compressed again
 	}
-	t.forms = append(t.forms, form{compression: from.Compression, spooled: sp, verified: time.Now().UTC(), unfit: unfit})
+	placed := from.Placed != "" && !unfit
+	t.forms = append(t.forms, form{compression: from.Compression, spooled: sp, verified: time.Now().UTC(), unfit: unfit, placed: placed, key: from.Placed})
 	sp = nil
 	return nil
 }

@@ -46,6 +46,9 @@ type Source struct {
 	Open func(ctx context.Context) (io.ReadCloser, error)
 	// Keep serves these bytes as they are, if they suit every client; otherwise they are compressed again.
 	Keep bool
+	// Placed, if not "", is where these bytes lie in the object store already: under the key that is reserved for them. They are read
+	// from there and verified like all others, but neither spooled nor stored.
+	Placed objstore.Key
 }
 
 // Job asks for one store item to be published.

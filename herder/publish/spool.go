@@ -25,8 +25,10 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// spooled is a compressed nar on its way: in memory while it is small, then in a file.
+// spooled is a compressed nar on its way: in memory while it is small, then in a file. What lies elsewhere is only hashed.
 type spooled struct {
+	elsewhere func() (io.ReadCloser, error)
+
 	dir   string
 	small []byte
 	file  *os.File
@@ -45,6 +47,11 @@ func newSpooled(dir string) *spooled { return &spooled{dir: dir, hash: sha256.Ne
 func (s *spooled) Write(p []byte) (int, error) {
 	if s.err != nil {
 		return 0, s.err
+	}
+	if s.elsewhere != nil {
+		s.hash.Write(p)
+		s.size += int64(len(p))
+		return len(p), nil
 	}
 	if s.file == nil && len(s.small)+len(p) > smallSpool {
 		if s.file, s.err = os.CreateTemp(s.dir, "nar-"); s.err == nil {
@@ -86,11 +93,22 @@ func (s *spooled) open() (io.ReadCloser, error) {
 
 // body gives the bytes to an object store.
 func (s *spooled) body() objstore.Body {
+	if s.elsewhere != nil {
+		return objstore.Body{Size: s.size, SHA256: s.sum(), Open: s.elsewhere}
+	}
 	if s.file == nil {
 		return objstore.Bytes(s.small)
 	}
 	name := s.file.Name()
 	return objstore.Body{Size: s.size, SHA256: s.sum(), Path: name, Open: func() (io.ReadCloser, error) { return os.Open(name) }}
+}
+
+// room is how many bytes it takes here.
+func (s *spooled) room() int64 {
+	if s.elsewhere != nil {
+		return 0
+	}
+	return s.size
 }
 
 func (s *spooled) sum() (d digest.SHA256) {

@@ -118,6 +118,14 @@ func (st *storing) store(ctx context.Context, g *errgroup.Group, t *task, stored
 	left.Store(int64(len(t.forms)))
 	for i := range t.forms {
 		f := &t.forms[i]
+		if f.placed {
+			// Here it is no more than any other, if its reservation should be lost.
+			f.placed, f.adopted = false, true
+			if left.Add(-1) == 0 {
+				stored()
+			}
+			continue
+		}
 		f.key = t.keys[f.compression]
 		g.Go(func() error {
 			if err := st.put(ctx, f, t.Narinfo.StorePath.Base); err != nil {

@@ -39,7 +39,9 @@ type Herder interface {
 	ReleaseLease(ctx context.Context) error
 	StageNar(ctx context.Context, name string, size int64, open func() (io.ReadCloser, error)) (sent bool, err error)
 	PutNar(ctx context.Context, name string, size int64, open func() (io.ReadCloser, error)) error
-	PutNarinfo(ctx context.Context, raw []byte, wait bool) (publishapi.Published, error)
+	// PlaceNar puts a nar past the herder, if that is what it wants.
+	PlaceNar(ctx context.Context, item storepath.Base, m compress.Method, size int64, open func() (io.ReadCloser, error)) (placed, sent bool, err error)
+	PutNarinfo(ctx context.Context, raw []byte, wait bool, placed ...compress.Method) (publishapi.Published, error)
 }
 
 var _ Herder = (*publishapi.Client)(nil)
@@ -266,8 +268,14 @@ func (r *run) sendItem(ctx context.Context, s *publish.Spooled) (publish.Result,
 		return refusedReferences(path, missing), nil
 	}
 	raw, files := offered(s)
+	var placed []compress.Method
 	for i, f := range files {
-		sent, err := r.To.StageNar(ctx, f, s.Forms[i].Size, s.Forms[i].Open)
+		there, sent, err := r.To.PlaceNar(ctx, path.Base, s.Forms[i].Compression, s.Forms[i].Size, s.Forms[i].Open)
+		if there {
+			placed = append(placed, s.Forms[i].Compression)
+		} else if err == nil {
+			sent, err = r.To.StageNar(ctx, f, s.Forms[i].Size, s.Forms[i].Open)
+		}
 		if err != nil {
 			return r.failed(result, err)
 		}
@@ -278,9 +286,10 @@ func (r *run) sendItem(ctx context.Context, s *publish.Spooled) (publish.Result,
 	if err := s.AwaitReferences(ctx); err != nil {
 		return result, err
 	}
-	done, err := r.To.PutNarinfo(ctx, raw, r.Wait)
+	done, err := r.To.PutNarinfo(ctx, raw, r.Wait, placed...)
 	if errors.Is(err, publishapi.ErrNoNar) {
-		// It was there when we asked, and another item that has the same nar has taken it since, or the herder has lost it.
+		// It was there when we asked, and another item that has the same nar has taken it since, or the herder has lost it, or what came
+		// into the bucket is not what was sent.
 		for i, f := range files {
 			if err := r.To.PutNar(ctx, f, s.Forms[i].Size, s.Forms[i].Open); err != nil {
 				return r.failed(result, err)

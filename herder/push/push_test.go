@@ -108,7 +108,12 @@ func (r *remote) PutNar(_ context.Context, name string, size int64, open func() 
 	return nil
 }
 
-func (r *remote) PutNarinfo(_ context.Context, raw []byte, wait bool) (publishapi.Published, error) {
+// PlaceNar has no place for any.
+func (r *remote) PlaceNar(context.Context, storepath.Base, compress.Method, int64, func() (io.ReadCloser, error)) (placed, sent bool, err error) {
+	return false, false, nil
+}
+
+func (r *remote) PutNarinfo(_ context.Context, raw []byte, wait bool, _ ...compress.Method) (publishapi.Published, error) {
 	n, err := narinfo.Parse(raw)
 	if err != nil {
 		return publishapi.Published{}, fmt.Errorf("%w: %w", publishapi.ErrRefused, err)

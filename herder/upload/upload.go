@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,9 +35,11 @@ type Uploads struct {
 	Catalogue Catalogue
 	// Leaser promises to publishers that what is there stays. May be nil: then nothing is promised.
 	Leaser  Leaser
-	Objects objstore.Writer // for logs
-	Queue   Submitter
-	Log     *slog.Logger
+	Objects Objects
+	// Presigner lets publishers put large nars into the bucket themselves. May be nil: then they are put here.
+	Presigner objstore.Presigner
+	Queue     Submitter
+	Log       *slog.Logger
 	// Keep is how long a nar waits for its narinfo.
 	Keep time.Duration
 
@@ -47,6 +50,7 @@ type Uploads struct {
 type Catalogue interface {
 	Token(ctx context.Context, h catalog.TokenHash) (catalog.Token, error)
 	Missing(ctx context.Context, hs []storepath.HashPart) ([]storepath.HashPart, error)
+	Reserve(ctx context.Context, wants []catalog.Want) ([]objstore.Key, error)
 	AddLog(ctx context.Context, of storepath.Base, k objstore.Key) error
 }
 
@@ -55,6 +59,12 @@ type Leaser interface {
 	Lease(ctx context.Context, l catalog.Lease, hs []storepath.HashPart) (catalog.Lease, []storepath.HashPart, error)
 	RenewLease(ctx context.Context, l catalog.Lease) error
 	ReleaseLease(ctx context.Context, l catalog.Lease) error
+}
+
+// Objects is where logs are put, and where what was put past this process is read.
+type Objects interface {
+	objstore.Reader
+	objstore.Writer
 }
 
 // Submitter publishes one item; publish.Queue does.
@@ -93,8 +103,13 @@ func (u *Uploads) Missing(ctx context.Context, hs []storepath.HashPart) ([]store
 }
 
 // Publish implements publishapi.Backend. Every file of the narinfo that was staged is read, verified, and kept if it suits all clients.
-func (u *Uploads) Publish(ctx context.Context, n *narinfo.Narinfo, by string, wait bool) (publishapi.Published, error) {
+func (u *Uploads) Publish(ctx context.Context, n *narinfo.Narinfo, by string, wait bool, placed ...compress.Method) (publishapi.Published, error) {
 	job := publish.Job{Narinfo: n, Sign: true, Wait: wait, By: by}
+	there, err := u.placed(ctx, n.StorePath.Base, placed)
+	if err != nil {
+		return publishapi.Published{}, err
+	}
+	job.Sources = there
 	var staged []string
 	for _, f := range n.Files {
 		name := strings.TrimPrefix(f.URL, "nar/")
@@ -103,6 +118,9 @@ func (u *Uploads) Publish(ctx context.Context, n *narinfo.Narinfo, by string, wa
 		}
 		if _, err := compress.ParseMethod(string(f.Compression)); err != nil {
 			return publishapi.Published{}, fmt.Errorf("%w: narinfo of %s: %w", publishapi.ErrRefused, n.StorePath, err)
+		}
+		if len(there) > 0 && slices.Contains(placed, f.Compression) {
+			continue
 		}
 		// Opened now, so that it may be removed at any time: another narinfo may name the same nar.
 		file, err := os.Open(u.path(name))
@@ -123,7 +141,7 @@ func (u *Uploads) Publish(ctx context.Context, n *narinfo.Narinfo, by string, wa
 		return publishapi.Published{}, u.unable(fmt.Errorf("publish %s: %w", n.StorePath, err))
 	}
 	if r.Err != nil {
-		return publishapi.Published{}, u.refusal(r, staged)
+		return publishapi.Published{}, u.refusal(r, staged, len(there) > 0)
 	}
 	for _, name := range staged {
 		if err := os.Remove(u.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -135,7 +153,7 @@ func (u *Uploads) Publish(ctx context.Context, n *narinfo.Narinfo, by string, wa
 }
 
 // refusal says in words of the contract why nothing became of one item.
-func (u *Uploads) refusal(r publish.Result, staged []string) error {
+func (u *Uploads) refusal(r publish.Result, staged []string, placed bool) error {
 	switch {
 	case errors.Is(r.Err, publish.ErrReferences):
 		return &publishapi.MissingError{Path: r.Path, Missing: r.Missing}
@@ -143,6 +161,8 @@ func (u *Uploads) refusal(r publish.Result, staged []string) error {
 		return fmt.Errorf("%w: %w", publishapi.ErrDiffers, r.Err)
 	case errors.Is(r.Err, publish.ErrNoSource):
 		return fmt.Errorf("%w: %w", publishapi.ErrNoNar, r.Err)
+	case placed && (errors.Is(r.Err, publish.ErrSource) || errors.Is(r.Err, publish.ErrNarHash)):
+		return fmt.Errorf("%w: what was put into the bucket is not it; put it to the herder: %w", publishapi.ErrNoNar, r.Err)
 	case (errors.Is(r.Err, publish.ErrSource) || errors.Is(r.Err, publish.ErrNarHash)) && u.dropDamaged(staged):
 		return fmt.Errorf("%w: it was damaged here; put it again: %w", publishapi.ErrNoNar, r.Err)
 	}

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"narfold/internal/compress"
 	"narfold/internal/narinfo"
 	"narfold/internal/storepath"
 )
@@ -43,6 +44,8 @@ type Client struct {
 	client  *http.Client
 	root    string
 	invalid error
+
+	through bool // the herder wants nars itself; guarded by mu
 
 	promised sync.Mutex // one Promise or release at a time
 	lease    int64      // that covers what was promised; 0 if there is none
@@ -118,6 +121,7 @@ type request struct {
 	method, path string
 	kind         string // Content-Type
 	wait         bool
+	placed       []compress.Method
 	size         int64
 	open         func() (io.ReadCloser, error)
 	doing        string // verb and object, for errors
@@ -156,6 +160,13 @@ func (c *Client) try(ctx context.Context, r request) ([]byte, *attempt) {
 	req.Header.Set("Authorization", "Bearer "+c.Token)
 	if r.wait {
 		req.Header.Set(waitField, "1")
+	}
+	for i, m := range r.placed {
+		if i == 0 {
+			req.Header.Set(placedField, string(m))
+			continue
+		}
+		req.Header.Set(placedField, req.Header.Get(placedField)+" "+string(m))
 	}
 	resp, err := c.client.Do(req)
 	if err != nil {
@@ -339,14 +350,14 @@ func (c *Client) PutNar(ctx context.Context, name string, size int64, open func(
 	return err
 }
 
-// PutNarinfo publishes the item of a narinfo whose nar was put. With wait, the herder keeps an item whose references are not
-// published until they are; otherwise the error is a *MissingError.
-func (c *Client) PutNarinfo(ctx context.Context, raw []byte, wait bool) (Published, error) {
+// PutNarinfo publishes the item of a narinfo whose nars were put, in the compressions of placed where PlaceNar did. With wait, the herder
+// keeps an item whose references are not published until they are; otherwise the error is a *MissingError.
+func (c *Client) PutNarinfo(ctx context.Context, raw []byte, wait bool, placed ...compress.Method) (Published, error) {
 	n, err := narinfo.Parse(raw)
 	if err != nil {
 		return Published{}, fmt.Errorf("put narinfo: %w", err)
 	}
-	body, err := c.do(ctx, request{method: http.MethodPut, path: "/" + string(n.StorePath.HashPart()) + ".narinfo", kind: "text/x-nix-narinfo", wait: wait,
+	body, err := c.do(ctx, request{method: http.MethodPut, path: "/" + string(n.StorePath.HashPart()) + ".narinfo", kind: "text/x-nix-narinfo", wait: wait, placed: placed,
 		size: int64(len(raw)), open: inMemory(raw), doing: "put narinfo of " + n.StorePath.String()})
 	if err != nil {
 		var missing *MissingError

@@ -34,6 +34,10 @@ type backend struct {
 	have   map[storepath.HashPart]bool
 	waited []bool
 	leases leases
+
+	place       publishapi.Place
+	placesAsked int
+	placed      []compress.Method // as of the last Publish
 	err    error // of Publish
 }
 
@@ -69,10 +73,18 @@ func (b *backend) Staged(_ context.Context, name string) (int64, bool) {
 	return int64(len(text)), ok
 }
 
-func (b *backend) Publish(_ context.Context, n *narinfo.Narinfo, by string, wait bool) (publishapi.Published, error) {
+func (b *backend) Place(context.Context, storepath.Base, compress.Method, int64) (publishapi.Place, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.placesAsked++
+	return b.place, nil
+}
+
+func (b *backend) Publish(_ context.Context, n *narinfo.Narinfo, by string, wait bool, placed ...compress.Method) (publishapi.Published, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.waited = append(b.waited, wait)
+	b.placed = placed
 	if b.err != nil {
 		return publishapi.Published{}, b.err
 	}

@@ -3,7 +3,7 @@
 // It is the one that `nix copy --to http://...` speaks, with two additions. A client puts each nar as nar/<file hash>.nar.<ending>, then
 // the narinfo that names it, references first; the answer to the narinfo says whether the item is published. The additions: POST
 // api/v1/missing tells which items need to be sent at all, and promises by a lease that the others stay until the publisher is done, if
-// he asks for that; and errors are JSON with a reason. Every request carries a token, as a Bearer or as the password of Basic
+// he asks for that; POST api/v1/place tells where in a bucket a large nar may be put past the herder; and errors are JSON with a reason. Every request carries a token, as a Bearer or as the password of Basic
 // authentication, which is what a netrc file gives to Nix.
 package publishapi
 
@@ -85,6 +85,24 @@ type missingAnswer struct {
 	Missing []storepath.HashPart `json:"missing"`
 	Lease   Lease                `json:"lease,omitzero"`
 }
+
+// placeRequest and Place are the bodies of api/v1/place.
+type placeRequest struct {
+	Item        storepath.Base  `json:"item"`
+	Compression compress.Method `json:"compression"`
+	Size        int64           `json:"size"` // bytes of the compressed nar
+}
+
+// Place is where a nar may be put by whoever has the URL, once, until an hour has passed. Its narinfo is put with the field Narfold-Placed, which
+// names the compressions of the nars that were, separated by spaces. The herder reads them from there, and verifies them; if they are not
+// what the narinfo says it answers as if they had not been put, and they are put the other way.
+type Place struct {
+	URL    string            `json:"url"` // "": it is to be put to the herder
+	Header map[string]string `json:"header,omitempty"`
+}
+
+// placedField names the compressions of the nars that were put where Place said.
+const placedField = "Narfold-Placed"
 
 // Lease is a promise that what a publisher was told is there stays there. It is renewed by POST api/v1/lease/ID and by asking again, and
 // released by DELETE api/v1/lease/ID.

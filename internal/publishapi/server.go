@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"narfold/internal/compress"
 	"narfold/internal/digest"
 	"narfold/internal/narinfo"
 	"narfold/internal/storepath"
@@ -27,8 +28,10 @@ type Backend interface {
 	StageNar(ctx context.Context, name string, file digest.SHA256, body io.Reader, size int64) error
 	// Staged returns the size of a nar that was staged, and whether it was.
 	Staged(ctx context.Context, name string) (int64, bool)
-	// Publish publishes the item of a narinfo whose nar was staged, or is published already.
-	Publish(ctx context.Context, n *narinfo.Narinfo, by string, wait bool) (Published, error)
+	// Place tells where a compressed nar of an item may be put. A backend that wants it staged returns the zero Place.
+	Place(ctx context.Context, item storepath.Base, m compress.Method, size int64) (Place, error)
+	// Publish publishes the item of a narinfo whose nars were staged or, in these compressions, placed, or are published already.
+	Publish(ctx context.Context, n *narinfo.Narinfo, by string, wait bool, placed ...compress.Method) (Published, error)
 	// StageLog keeps the build log of a derivation or output.
 	StageLog(ctx context.Context, of storepath.Base, body io.Reader, size int64) error
 	// Missing returns those of hs that are not published, in the order given.
@@ -50,6 +53,7 @@ func Handler(b Backend, next http.Handler, log *slog.Logger) http.Handler {
 	mux.HandleFunc("PUT /nix-cache-info", s.with(s.putCacheInfo))
 	mux.HandleFunc("PUT /{file}", s.with(s.putNarinfo))
 	mux.HandleFunc("POST /api/v1/missing", s.with(s.missing))
+	mux.HandleFunc("POST /api/v1/place", s.with(s.place))
 	mux.HandleFunc("POST /api/v1/lease/{id}", s.with(s.renewLease))
 	mux.HandleFunc("DELETE /api/v1/lease/{id}", s.with(s.releaseLease))
 	mux.HandleFunc("GET /nar/{name}", func(w http.ResponseWriter, r *http.Request) {
@@ -232,7 +236,15 @@ func (s *server) putNarinfo(w http.ResponseWriter, r *http.Request, by string) e
 	if err := n.Check(h); err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	done, err := s.backend.Publish(r.Context(), n, by, r.Header.Get(waitField) != "")
+	var placed []compress.Method
+	for _, word := range strings.Fields(r.Header.Get(placedField)) {
+		m, err := compress.ParseMethod(word)
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrRefused, placedField, err)
+		}
+		placed = append(placed, m)
+	}
+	done, err := s.backend.Publish(r.Context(), n, by, r.Header.Get(waitField) != "", placed...)
 	if err != nil {
 		return err
 	}
@@ -266,6 +278,31 @@ func (s *server) missing(w http.ResponseWriter, r *http.Request, by string) erro
 	}
 	w.Header().Set("Content-Type", "application/json")
 	return json.NewEncoder(w).Encode(answer)
+}
+
+func (s *server) place(w http.ResponseWriter, r *http.Request, by string) error {
+	var ask placeRequest
+	if err := readJSON(r.Body, 4<<10, &ask); err != nil {
+		return fmt.Errorf("%w: read request: %w", ErrRefused, err)
+	}
+	item, err := storepath.ParseBase(string(ask.Item))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	m, err := compress.ParseMethod(string(ask.Compression))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if ask.Size <= 0 {
+		return fmt.Errorf("%w: a nar of %d bytes", ErrRefused, ask.Size)
+	}
+	place, err := s.backend.Place(r.Context(), item, m, ask.Size)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	return json.NewEncoder(w).Encode(place)
 }
 
 func leaseOf(r *http.Request) (int64, error) {

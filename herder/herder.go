@@ -29,7 +29,7 @@ import (
 type Herder struct {
 	server     *switchboard
 	quarantine *serve.Quarantine
-	missed     func(storepath.HashPart) // may be nil
+	missed     func(storepath.HashPart) <-chan struct{} // may be nil
 	uploads    *upload.Uploads
 	queue      *publish.Queue
 	feed       *feedserver.Server // nil if none is served
@@ -52,7 +52,7 @@ type Parts struct {
 	// Debug, if not nil, serves pprof and metrics beside; it is for a loopback address.
 	Debug net.Listener
 	// Missed, if not nil, is told of each item whose narinfo is asked for in vain: see serve.Config.
-	Missed func(storepath.HashPart)
+	Missed func(storepath.HashPart) <-chan struct{}
 	// Metrics are those of what works beside: /metrics shows them too.
 	Metrics []prometheus.Collector
 	Log     *slog.Logger

@@ -217,14 +217,18 @@ func followers(d *deployment.Deployment) (all []*follow.Follower, err error) {
 }
 
 // wanting returns what has items brought that users ask for in vain, or nil if no upstream is for that.
-func wanting(all []*follow.Follower) func(storepath.HashPart) {
+func wanting(all []*follow.Follower) func(storepath.HashPart) <-chan struct{} {
 	all = slices.DeleteFunc(slices.Clone(all), func(f *follow.Follower) bool { return !f.OnDemand })
 	if len(all) == 0 {
 		return nil
 	}
-	return func(h storepath.HashPart) {
+	return func(h storepath.HashPart) (settled <-chan struct{}) {
 		for _, f := range all {
-			f.Want(h)
+			// Of several the first that brings it now is waited for.
+			if c := f.Want(h); settled == nil {
+				settled = c
+			}
 		}
+		return settled
 	}
 }

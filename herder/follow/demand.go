@@ -24,37 +24,66 @@ const (
 type demand struct {
 	more chan struct{} // has room for one: there is something in waiting
 
-	mu      sync.Mutex
-	waiting []storepath.HashPart
-	asked   map[storepath.HashPart]time.Time // since when they wait, or the upstream was asked
+	mu       sync.Mutex
+	waiting  []storepath.HashPart
+	asked    map[storepath.HashPart]asked
+	attended bool // somebody brings what waits
+}
+
+// asked is since when an item waits, or the upstream was asked for it, and what closes when that is settled.
+type asked struct {
+	since   time.Time
+	settled chan struct{}
 }
 
 func newDemand() *demand {
-	return &demand{more: make(chan struct{}, 1), asked: map[storepath.HashPart]time.Time{}}
+	return &demand{more: make(chan struct{}, 1), asked: map[storepath.HashPart]asked{}}
 }
 
 // Want has the item with the hash part h taken from the upstream, if that has it, with all that it references. It returns at once: Run
-// does it. Only an upstream with OnDemand is asked.
-func (f *Follower) Want(h storepath.HashPart) {
-	if f.OnDemand {
-		f.demand.add(h, time.Now())
+// does it. If it does it now, the answer is a channel that closes when the item is here, or is not to be had; else it is nil. Only
+// an upstream with OnDemand is asked.
+func (f *Follower) Want(h storepath.HashPart) <-chan struct{} {
+	if !f.OnDemand {
+		return nil
 	}
+	return f.demand.add(h, time.Now())
 }
 
-func (d *demand) add(h storepath.HashPart, now time.Time) {
+func (d *demand) add(h storepath.HashPart, now time.Time) <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if since, known := d.asked[h]; known && now.Sub(since) < askAgain || len(d.waiting) == maxWaiting {
-		return
+	before, known := d.asked[h]
+	switch {
+	case known && before.settled != nil:
+		if !d.attended {
+			return nil
+		}
+		return before.settled
+	case known && now.Sub(before.since) < askAgain, len(d.waiting) == maxWaiting:
+		return nil
 	}
-	if len(d.asked) == maxAsked {
-		clear(d.asked)
+	if len(d.asked) >= maxAsked {
+		d.forget()
 	}
-	d.asked[h] = now
+	d.asked[h] = asked{now, make(chan struct{})}
 	d.waiting = append(d.waiting, h)
 	select {
 	case d.more <- struct{}{}:
 	default:
+	}
+	if !d.attended {
+		return nil
+	}
+	return d.asked[h].settled
+}
+
+// forget makes room for what is asked for next. The mutex is held.
+func (d *demand) forget() {
+	for h, a := range d.asked {
+		if a.settled == nil {
+			delete(d.asked, h)
+		}
 	}
 }
 
@@ -66,10 +95,30 @@ func (d *demand) take() []storepath.HashPart {
 	return all
 }
 
+// settle tells those who wait for items that these are here, or not to be had.
+func (d *demand) settle(items []storepath.HashPart) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, h := range items {
+		if a := d.asked[h]; a.settled != nil {
+			close(a.settled)
+			d.asked[h] = asked{since: a.since}
+		}
+	}
+}
+
+func (d *demand) attend(now bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.attended = now
+}
+
 // attend brings what users ask for until the given time has passed. It returns an error only when ctx ends.
 func (f *Follower) attend(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
+	f.demand.attend(true)
+	defer f.demand.attend(false)
 	for {
 		select {
 		case <-timer.C:
@@ -83,6 +132,7 @@ func (f *Follower) attend(ctx context.Context, d time.Duration) error {
 			r.demanded = true
 			return r.take(ctx, slices.Values(items))
 		})
+		f.demand.settle(items)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -91,7 +141,8 @@ func (f *Follower) attend(ctx context.Context, d time.Duration) error {
 			f.Log.Warn("what users ask for cannot be brought now", "upstream", f.name(), "items", len(items), "error", err)
 		}
 		if errors.Is(err, source.ErrUnavailable) {
-			// Not again before the next round has found it there.
+			// Not again before the next round has found it there, and nobody waits meanwhile.
+			f.demand.attend(false)
 			if err := sleepUntil(ctx, timer); err != nil {
 				return err
 			}

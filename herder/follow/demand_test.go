@@ -54,6 +54,36 @@ func TestWhatUsersAskForIsBroughtWithItsClosure(t *testing.T) {
 	}
 }
 
+func TestWhoWaitsIsToldWhenItIsDecided(t *testing.T) {
+	u := newUpstream(t)
+	a := u.item("a", "x", nil)
+	absent := storepath.HashPart(strings.Repeat("9", 32))
+	f := follow(t, u, onDemand)
+	if c := f.Want(a.HashPart()); c != nil {
+		t.Error("while nobody attends to it there is something to wait for")
+	}
+	f.runs(t)
+	waitFor(t, "the item", func() bool { return f.Stats().Published == 1 })
+	var c <-chan struct{}
+	waitFor(t, "somebody to attend to it", func() bool {
+		c = f.Want(absent)
+		if c == nil {
+			f.demand.settle(f.demand.take())
+			f.demand.mu.Lock()
+			delete(f.demand.asked, absent)
+			f.demand.mu.Unlock()
+		}
+		return c != nil
+	})
+	<-c
+	if c := f.Want(absent); c != nil {
+		t.Error("what the upstream does not have is waited for")
+	}
+	if missing, err := f.cat.Missing(t.Context(), []storepath.HashPart{absent, a.HashPart()}); err != nil || len(missing) != 1 || missing[0] != absent {
+		t.Errorf("missing %v, %v", missing, err)
+	}
+}
+
 func TestOnlyWhoIsToBringWhatUsersAskForDoes(t *testing.T) {
 	u := newUpstream(t)
 	a := u.item("a", "x", nil)
@@ -72,9 +102,11 @@ func TestDemandIsBounded(t *testing.T) {
 		h[0], h[1], h[2] = byte(i), byte(i>>8), byte(i>>16)
 		d.add(storepath.HashPartOf(h), now)
 		if i%7 == 0 && len(d.waiting) == maxWaiting {
-			if got := d.take(); len(got) != maxWaiting {
+			got := d.take()
+			if len(got) != maxWaiting {
 				t.Fatalf("%d waited", len(got))
 			}
+			d.settle(got)
 		}
 	}
 	if len(d.asked) > maxAsked || len(d.waiting) > maxWaiting {
@@ -84,8 +116,14 @@ func TestDemandIsBounded(t *testing.T) {
 	one := storepath.HashPartOf(h)
 	d.add(one, now)
 	d.add(one, now.Add(askAgain-1))
-	if got := d.take(); len(got) != 1 {
+	got := d.take()
+	if len(got) != 1 {
 		t.Errorf("asked for twice, it waits %d times", len(got))
+	}
+	d.settle(got)
+	d.add(one, now.Add(askAgain-1))
+	if got := d.take(); len(got) != 0 {
+		t.Errorf("asked for again before its time: %v", got)
 	}
 	d.add(one, now.Add(askAgain))
 	if got := d.take(); len(got) != 1 {

@@ -44,9 +44,12 @@ func (s *Server) narinfo(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p, err := s.lookUp(r.Context(), h)
+	if errors.Is(err, catalog.ErrNotFound) {
+		p, err = s.await(r.Context(), h)
+	}
 	if err != nil {
 		if errors.Is(err, catalog.ErrNotFound) {
-			s.miss(h)
+			s.counters.narinfoMisses.Add(1)
 		}
 		s.fail(w, r, err)
 		return

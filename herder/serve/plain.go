@@ -39,7 +39,10 @@ func (s *Server) answerNarinfo(hash []byte, a *httpfront.Answer) bool {
 		}
 		p, err = s.lookUp(context.Background(), h) // a point look-up in a local file: nothing to cancel
 		if errors.Is(err, catalog.ErrNotFound) {
-			s.miss(h)
+			if s.coming(h) != nil {
+				return false // Handler waits for it
+			}
+			s.counters.narinfoMisses.Add(1)
 			a.Header, a.Body = s.notFound, notFoundBytes
 			return true
 		}

@@ -42,7 +42,8 @@ type Config struct {
 	// Quarantine has the objects that are not served, because they were found damaged. May be nil.
 	Quarantine *Quarantine
 	// Missed, if not nil, is told of each item whose narinfo is asked for in vain. It is called by many at once, and must not wait.
-	Missed func(h storepath.HashPart)
+	// If it returns a channel the item may come, and is waited for a while; when the channel closes that is decided.
+	Missed func(h storepath.HashPart) <-chan struct{}
 	// Keys are shown to visitors.
 	Keys PublicKeys
 	// CacheBytes bounds the memory for prepared narinfos. Default: 256 MiB.

@@ -38,7 +38,7 @@ type backend struct {
 	place       publishapi.Place
 	placesAsked int
 	placed      []compress.Method // as of the last Publish
-	err    error // of Publish
+	err         error             // of Publish
 }
 
 func newBackend() *backend {

@@ -142,7 +142,7 @@ func plainly(e *toml.DecodeError) string {
 		want = "want a number"
 	case kind == "bool":
 		want = "want true or false"
-	case kind == "deployment.Objects", kind == "deployment.Keys", kind == "deployment.Serve", kind == "deployment.Publish", kind == "deployment.TLS":
+	case strings.HasPrefix(kind, "deployment."):
 		want = "want a table"
 	}
 	return "is " + m[1] + ": " + want

@@ -45,7 +45,7 @@ func TestWhatIsBeingBroughtIsWaitedForAWhile(t *testing.T) {
 		"it comes":                {time.Second, 5 * time.Second, http.StatusOK, time.Second + missLook},
 		"it is not to be had":     {0, time.Second, http.StatusNotFound, time.Second},
 		"it takes its time":       {0, 0, http.StatusNotFound, missWait},
-		"it is here when settled": {500 * time.Millisecond, 500 * time.Millisecond, http.StatusOK, 700 * time.Millisecond},
+		"it is here when settled": {450 * time.Millisecond, 500 * time.Millisecond, http.StatusOK, 700 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -50,6 +50,13 @@ func BenchmarkPublish(b *testing.B) {
 				}
 			}
 			looking += time.Since(start)
+			if db, ok := c.(*DB); ok {
+				sizes, err := rows(b.Context(), db, pgx.RowTo[int64], "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(sizes[0])/items, "bytes/item")
+			}
 			if err := c.Close(); err != nil {
 				b.Fatal(err)
 			}

@@ -11,7 +11,7 @@ import (
 // Condemned implements catalog.Lifecycle.
 func (db *DB) Condemned(ctx context.Context, h storepath.HashPart) (catalog.Item, error) {
 	b := h.Bytes()
-	found, err := rows(ctx, db, scanItem, "SELECT "+itemColumns+" FROM condemned i"+itemTables+"WHERE i.hash = $1 AND i.deleting = 0", b[:])
+	found, err := db.items(ctx, "SELECT "+itemColumns+" FROM condemned i"+itemTables+"WHERE i.hash = $1 AND i.deleting = 0", b[:])
 	if err == nil && len(found) == 0 {
 		err = catalog.ErrNotFound
 	}

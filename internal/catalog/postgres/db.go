@@ -36,6 +36,7 @@ type DB struct {
 	// publishing holds this process's only permit to publish, so that those who wait for their turn do so without a connection, of
 	// which readers would have fewer, and leave when their context ends.
 	publishing chan struct{}
+	facts      facts
 }
 
 var _ catalog.Catalogue = (*DB)(nil)

@@ -19,15 +19,15 @@ import (
 // of them, or is condemned that they name, in some more.
 func load(ctx context.Context, tx pgx.Tx, entries []entry, back [][]byte) (*publishing, error) {
 	t := &publishing{
-		ids: make(map[hashPart]int64), content: make(map[hashPart]digest.SHA256), byHash: make(map[digest.SHA256]*nar), states: make(map[objstore.Key]int16),
+		ids: make(map[hashPart]int64), base: make(map[hashPart]storepath.Base), content: make(map[hashPart]digest.SHA256), byHash: make(map[digest.SHA256]*nar), states: make(map[objstore.Key]int16),
 		dirs: make(map[storepath.Dir]int32), waiters: make(map[hashPart]*waiter), waitersFor: make(map[hashPart][]hashPart),
 		kept: make(map[hashPart]*entry), held: make(map[objstore.Key]storepath.Base), condemned: make(map[hashPart]*condemned),
 	}
 	b := &pgx.Batch{}
 	// With the row locked, a newer version that migrates waits too, should it not know of the advisory lock.
-	b.Queue("SELECT version, item, nar, change, " + serverTime + ", EXISTS (SELECT 1 FROM waiting), EXISTS (SELECT 1 FROM condemned WHERE deleting = 0) FROM narfold_catalogue FOR UPDATE").QueryRow(func(r pgx.Row) error {
+	b.Queue("SELECT version, item, nar, change, " + serverTime + ", EXISTS (SELECT 1 FROM waiting), EXISTS (SELECT 1 FROM condemned WHERE deleting = 0), (SELECT coalesce(max(id), 0) FROM templates) FROM narfold_catalogue FOR UPDATE").QueryRow(func(r pgx.Row) error {
 		var version int
-		if err := r.Scan(&version, &t.items, &t.nars, &t.changes, &t.now, &t.anyWaits, &t.anyCondemned); err != nil {
+		if err := r.Scan(&version, &t.items, &t.nars, &t.changes, &t.now, &t.anyWaits, &t.anyCondemned, &t.templates); err != nil {
 			return err
 		}
 		return known(version, len(migrations))
@@ -95,20 +95,21 @@ func (t *publishing) queue(b *pgx.Batch, entries []entry, back [][]byte) (all []
 			}
 		}
 		if t.byHash[e.NarHash] == nil {
-			t.byHash[e.NarHash] = &nar{files: make(map[compress.Method]objstore.Key)}
+			t.byHash[e.NarHash] = newNarFiles()
 			nars = append(nars, e.NarHash[:])
 		}
 		for _, f := range e.Files {
 			keys = append(keys, string(f.Key))
 		}
 	}
-	b.Queue("SELECT hash, id FROM items WHERE hash = ANY($1)", all).Query(func(r pgx.Rows) error {
+	b.Queue("SELECT hash, id, name FROM items WHERE hash = ANY($1)", all).Query(func(r pgx.Rows) error {
 		var (
 			hash []byte
 			id   int64
+			name string
 		)
-		_, err := pgx.ForEachRow(r, []any{&hash, &id}, func() error {
-			t.ids[hashPart(hash)] = id
+		_, err := pgx.ForEachRow(r, []any{&hash, &id, &name}, func() error {
+			t.ids[hashPart(hash)], t.base[hashPart(hash)] = id, baseOf(hash, name)
 			return nil
 		})
 		return err
@@ -142,18 +143,20 @@ func (t *publishing) queue(b *pgx.Batch, entries []entry, back [][]byte) (all []
 
 // queueNars has nars read that t.byHash has places for.
 func (t *publishing) queueNars(b *pgx.Batch, hashes [][]byte) {
-	b.Queue("SELECT n.id, n.hash, n.size, n.state, o.compression, o.key FROM nars n LEFT JOIN objects o ON o.nar = n.id WHERE n.hash = ANY($1) AND n.state < 2", hashes).Query(func(r pgx.Rows) error {
+	b.Queue("SELECT n.id, n.hash, n.size, n.state, o.compression, o.key, o.size, o.sha256 FROM nars n LEFT JOIN objects o ON o.nar = n.id WHERE n.hash = ANY($1) AND n.state < 2", hashes).Query(func(r pgx.Rows) error {
 		var (
 			id, size         int64
 			state            int16
-			hash             []byte
+			hash, sum        []byte
 			compression, key *string
+			length           *int64
 		)
-		_, err := pgx.ForEachRow(r, []any{&id, &hash, &size, &state, &compression, &key}, func() error {
+		_, err := pgx.ForEachRow(r, []any{&id, &hash, &size, &state, &compression, &key, &length, &sum}, func() error {
 			n := t.byHash[digest.SHA256(hash)]
 			n.id, n.size, n.condemned = id, size, state == narCondemned
 			if key != nil {
-				n.files[compress.Method(*compression)] = objstore.Key(*key)
+				m := compress.Method(*compression)
+				n.files[m] = catalog.File{Compression: m, Key: objstore.Key(*key), Size: *length, SHA256: digest.SHA256(sum)}
 			}
 			return nil
 		})

@@ -28,10 +28,11 @@ type entry struct {
 	hash hashPart
 	refs []hashPart // of its References, in their order, where needs has the names; without the item itself
 	need []storepath.Base
+	split
 }
 
 func newEntry(p *catalog.Publication) entry {
-	e := entry{Publication: p, hash: p.Path.HashPart().Bytes()}
+	e := entry{Publication: p, hash: p.Path.HashPart().Bytes(), split: splitWith(&p.Item, p.Files)}
 	for _, r := range p.References {
 		if r != p.Path.Base {
 			e.refs, e.need = append(e.refs, r.HashPart().Bytes()), append(e.need, r)
@@ -49,13 +50,19 @@ func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.
 	for i := range ps {
 		entries[i] = newEntry(&ps[i])
 	}
-	var outcomes []catalog.Outcome
-	err := db.publish(ctx, func(tx pgx.Tx) error {
-		t, err := load(ctx, tx, entries, nil)
+	var (
+		outcomes []catalog.Outcome
+		t        *publishing
+	)
+	err := db.publish(ctx, func(tx pgx.Tx) (err error) {
+		t, err = load(ctx, tx, entries, nil)
 		if err != nil {
 			return err
 		}
 		if outcomes, err = t.decide(entries); err != nil {
+			return err
+		}
+		if err := t.numberTemplates(ctx, tx, &db.facts); err != nil {
 			return err
 		}
 		return t.record(ctx, tx)
@@ -63,6 +70,7 @@ func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.
 	if err != nil {
 		return nil, err
 	}
+	t.committed(&db.facts)
 	return outcomes, nil
 }
 
@@ -70,7 +78,7 @@ func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.
 type nar struct {
 	id, size  int64 // 0: it is not there
 	condemned bool  // no live item has it
-	files     map[compress.Method]objstore.Key
+	files     map[compress.Method]catalog.File
 }
 
 // waiter is an item that waits and may be published in this transaction.
@@ -84,8 +92,9 @@ type publishing struct {
 	now             int64
 	items, nars     int64 // the last ids handed out
 	changes         int64
-	ids             map[hashPart]int64         // published items, as far as the publications name them
-	content         map[hashPart]digest.SHA256 // nar hashes of those that are to be published again
+	ids             map[hashPart]int64          // published items, as far as the publications name them
+	base            map[hashPart]storepath.Base // names of those, and of condemned ones
+	content         map[hashPart]digest.SHA256  // nar hashes of those that are to be published again
 	byHash          map[digest.SHA256]*nar
 	states          map[objstore.Key]int16
 	dirs            map[storepath.Dir]int32
@@ -109,6 +118,9 @@ type publishing struct {
 	revived      []revived
 	revivedNars  []int64
 	wishes       []int64 // items that somebody was told of
+
+	templates    int32 // the last number handed out
+	newTemplates []newTemplate
 }
 
 // decide finds out what becomes of each publication.
@@ -215,7 +227,7 @@ func (t *publishing) publishOne(e *entry) (out catalog.Outcome, err error) {
 		return out, fmt.Errorf("nar size %d, but the nar with hash %s has %d bytes", e.NarSize, e.NarHash, n.size)
 	}
 	t.reviveNar(n)
-	_, unused, err := t.addFiles(n, e.Files)
+	added, unused, err := t.addFiles(n, e.Files)
 	if err != nil {
 		return out, err
 	}
@@ -223,8 +235,8 @@ func (t *publishing) publishOne(e *entry) (out catalog.Outcome, err error) {
 		return out, errNoFile
 	}
 	t.items++
-	t.newItems = append(t.newItems, newItem{id: t.items, nar: n.id, dir: t.dir(e.Path.Dir), entry: e, refs: t.distances(e.refs, t.items)})
-	t.ids[e.hash], t.content[e.hash] = t.items, e.NarHash
+	t.newItems = append(t.newItems, newItem{id: t.items, nar: n.id, dir: t.dir(e.Path.Dir), entry: e, refs: t.distances(e.refs, t.items), split: t.splitOf(e, n, added)})
+	t.ids[e.hash], t.base[e.hash], t.content[e.hash] = t.items, e.Path.Base, e.NarHash
 	t.publishedHashes = append(t.publishedHashes, e.hash)
 	t.forget(e.hash)
 	t.change(catalog.ChangePublished, t.items)
@@ -235,7 +247,7 @@ func (t *publishing) publishOne(e *entry) (out catalog.Outcome, err error) {
 func (t *publishing) addFiles(n *nar, files []catalog.File) (added int, unused []objstore.Key, err error) {
 	for _, f := range files {
 		if have, ok := n.files[f.Compression]; ok {
-			if have != f.Key {
+			if have.Key != f.Key {
 				unused = append(unused, f.Key)
 				if _, known := t.states[f.Key]; !known {
 					// Its object is there, so that somebody has to know of it.
@@ -249,7 +261,7 @@ func (t *publishing) addFiles(n *nar, files []catalog.File) (added int, unused [
 			return 0, nil, fmt.Errorf("%w: %s", catalog.ErrNotReserved, f.Key)
 		}
 		t.states[f.Key] = stateFile
-		n.files[f.Compression] = f.Key
+		n.files[f.Compression] = f
 		t.newFiles = append(t.newFiles, newFile{n.id, f})
 		added++
 	}

@@ -11,7 +11,6 @@ import (
 	"narfold/internal/catalog"
 	"narfold/internal/compress"
 	"narfold/internal/digest"
-	"narfold/internal/narinfo"
 	"narfold/internal/objstore"
 	"narfold/internal/storepath"
 )
@@ -20,41 +19,30 @@ import (
 // row is i, and comes before itemTables. A subquery with a limit is asked for each item by itself, however small its table was when
 // the query was planned.
 const (
-	itemColumns = "i.id, i.hash, d.dir, i.name, n.hash, n.size, i.published, i.narinfo, f.keys, f.compressions, f.sizes, f.sums, f.verified"
+	itemColumns = "i.id, i.hash, d.dir, i.name, n.hash, n.size, i.published, i.narinfo, i.template, CASE WHEN i.template <> 0 THEN coalesce((SELECT refs FROM refs WHERE id = i.id), (SELECT refs FROM condemned_refs WHERE id = i.id)) END, f.keys, f.compressions, f.sizes, f.sums, f.verified"
 	itemTables  = ` CROSS JOIN LATERAL (SELECT dir FROM dirs WHERE id = i.dir LIMIT 1) AS d CROSS JOIN LATERAL (SELECT hash, size FROM nars WHERE id = i.nar LIMIT 1) AS n CROSS JOIN LATERAL (
 		SELECT array_agg(o.key) AS keys, array_agg(o.compression) AS compressions, array_agg(o.size) AS sizes, array_agg(o.sha256) AS sums, array_agg(o.verified) AS verified
 		FROM (SELECT * FROM objects WHERE objects.nar = i.nar ORDER BY compression) AS o) AS f `
 )
 
-func scanItem(r pgx.CollectableRow) (it catalog.Item, err error) { return scanItemAfter(r) }
+func scanItem(r pgx.CollectableRow) (itemRow, error) { return scanItemAfter(r) }
 
 // scanItemAfter reads the columns before those of an item into targets.
-func scanItemAfter(r pgx.CollectableRow, targets ...any) (it catalog.Item, err error) {
+func scanItemAfter(r pgx.CollectableRow, targets ...any) (it itemRow, err error) {
 	var (
-		hash, nar, kept    []byte
+		hash, nar          []byte
 		dir, name          string
 		published          int64
 		keys, compressions []string
 		sums               [][]byte
 		sizes, verified    []int64
 	)
-	if err := r.Scan(append(targets, &it.Sequence, &hash, &dir, &name, &nar, &it.NarSize, &published, &kept, &keys, &compressions, &sizes, &sums, &verified)...); err != nil {
+	if err := r.Scan(append(targets, &it.Sequence, &hash, &dir, &name, &nar, &it.NarSize, &published, &it.Narinfo, &it.template, &it.refs, &keys, &compressions, &sizes, &sums, &verified)...); err != nil {
 		return it, err
 	}
 	it.Path = storepath.Path{Dir: storepath.Dir(dir), Base: baseOf(hash, name)}
 	it.NarHash = digest.SHA256(nar)
 	it.Published = fromMillis(published)
-	if it.Narinfo, err = unpack(kept); err != nil {
-		return it, fmt.Errorf("unpack the narinfo kept for %s: %w", it.Path, err)
-	}
-	if kept == nil { // it is gone
-		return it, nil
-	}
-	n, err := narinfo.Parse(it.Narinfo)
-	if err != nil {
-		return it, fmt.Errorf("read the narinfo kept for %s: %w", it.Path, err)
-	}
-	it.References = n.References
 	for i := range keys {
 		it.Files = append(it.Files, catalog.File{Key: objstore.Key(keys[i]), Compression: compress.Method(compressions[i]), Size: sizes[i], SHA256: digest.SHA256(sums[i]), Verified: fromMillis(verified[i])})
 	}
@@ -82,7 +70,7 @@ func scanFileAfter(r pgx.CollectableRow, targets ...any) (f catalog.File, err er
 // Item implements catalog.Reader.
 func (db *DB) Item(ctx context.Context, h storepath.HashPart) (catalog.Item, error) {
 	b := h.Bytes()
-	found, err := rows(ctx, db, scanItem, "SELECT "+itemColumns+" FROM items i"+itemTables+"WHERE i.hash = $1", b[:])
+	found, err := db.items(ctx, "SELECT "+itemColumns+" FROM items i"+itemTables+"WHERE i.hash = $1", b[:])
 	switch {
 	case err != nil:
 		return catalog.Item{}, fmt.Errorf("look up %s: %w", h, err)
@@ -177,7 +165,7 @@ func (db *DB) Items(ctx context.Context, after int64) iter.Seq2[catalog.Item, er
 		if last != nil {
 			from = last.Sequence
 		}
-		return rows(ctx, db, scanItem, "SELECT "+itemColumns+" FROM (SELECT * FROM items WHERE id > $1 ORDER BY id LIMIT $2) AS i"+itemTables+"ORDER BY i.id", from, page)
+		return db.items(ctx, "SELECT "+itemColumns+" FROM (SELECT * FROM items WHERE id > $1 ORDER BY id LIMIT $2) AS i"+itemTables+"ORDER BY i.id", from, page)
 	})
 }
 

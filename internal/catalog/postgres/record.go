@@ -30,7 +30,13 @@ type (
 		id, nar int64
 		dir     int32
 		refs    []byte
+		split
+		template int32
 		*entry
+	}
+	newTemplate struct {
+		id   int32
+		text string
 	}
 	newChange struct {
 		seq  int64
@@ -78,6 +84,12 @@ func (t *publishing) record(ctx context.Context, tx pgx.Tx) error {
 			return nil
 		})
 	}
+	if len(t.newTemplates) > 0 {
+		b.Queue("INSERT INTO templates(id, sum, template) SELECT * FROM unnest($1::integer[], $2::bytea[], $3::bytea[])",
+			column(t.newTemplates, func(n *newTemplate) int32 { return n.id }),
+			column(t.newTemplates, func(n *newTemplate) []byte { return sumOf(&n.text) }),
+			column(t.newTemplates, func(n *newTemplate) []byte { return []byte(n.text) }))
+	}
 	if len(t.newDirs) > 0 {
 		b.Queue("INSERT INTO dirs(id, dir) SELECT * FROM unnest($1::integer[], $2::text[])",
 			column(t.newDirs, func(d *storepath.Dir) int32 { return t.dirs[*d] }), texts(t.newDirs))
@@ -85,14 +97,15 @@ func (t *publishing) record(ctx context.Context, tx pgx.Tx) error {
 	t.queueRevived(b)
 	if len(t.newItems) > 0 {
 		ids := column(t.newItems, func(i *newItem) int64 { return i.id })
-		b.Queue(`INSERT INTO items(id, hash, dir, name, nar, published, by, narinfo) SELECT id, hash, dir, name, nar, $1, by, narinfo
-			FROM unnest($2::bigint[], $3::bytea[], $4::integer[], $5::text[], $6::bigint[], $7::text[], $8::bytea[]) AS u(id, hash, dir, name, nar, by, narinfo)`, t.now, ids,
+		b.Queue(`INSERT INTO items(id, hash, dir, name, nar, published, by, narinfo, template) SELECT id, hash, dir, name, nar, $1, by, narinfo, template
+			FROM unnest($2::bigint[], $3::bytea[], $4::integer[], $5::text[], $6::bigint[], $7::text[], $8::bytea[], $9::integer[]) AS u(id, hash, dir, name, nar, by, narinfo, template)`, t.now, ids,
 			column(t.newItems, func(i *newItem) []byte { return i.hash[:] }),
 			column(t.newItems, func(i *newItem) int32 { return i.dir }),
 			column(t.newItems, func(i *newItem) string { return i.Path.Name() }),
 			column(t.newItems, func(i *newItem) int64 { return i.nar }),
 			column(t.newItems, func(i *newItem) string { return i.By }),
-			column(t.newItems, func(i *newItem) []byte { return pack(i.Narinfo) }))
+			column(t.newItems, (*newItem).kept),
+			column(t.newItems, func(i *newItem) int32 { return i.template }))
 		b.Queue("INSERT INTO refs(id, refs) SELECT * FROM unnest($1::bigint[], $2::bytea[])", ids, column(t.newItems, func(i *newItem) []byte { return i.refs }))
 	}
 	if len(t.newChanges) > 0 {

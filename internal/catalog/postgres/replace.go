@@ -34,6 +34,9 @@ func (db *DB) Replace(ctx context.Context, old objstore.Key, f catalog.File) err
 		case compression != string(f.Compression):
 			return fmt.Errorf("it is compressed by %s and %s by %s", compression, f.Key, f.Compression)
 		}
+		if err := db.keepWhole(ctx, tx, nar); err != nil {
+			return err
+		}
 		// The old one goes first: a nar has one file of a compression at a time.
 		_, err = tx.Exec(ctx, "UPDATE objects SET state = 1, since = $2, nar = NULL, compression = NULL, size = NULL, sha256 = NULL, verified = NULL WHERE key = $1", string(old), now)
 		if err != nil {

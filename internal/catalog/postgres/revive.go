@@ -10,7 +10,6 @@ import (
 	"narfold/internal/catalog"
 	"narfold/internal/compress"
 	"narfold/internal/digest"
-	"narfold/internal/objstore"
 	"narfold/internal/storepath"
 )
 
@@ -41,19 +40,20 @@ func (t *publishing) loadCondemned(ctx context.Context, tx pgx.Tx, hashes [][]by
 	for len(ask) > 0 {
 		var (
 			id              int64
+			name            string
 			hash, nar, refs []byte
 			found           []*condemned
 			ids             = make(map[*condemned][]int64)
 			wanted          = make(map[int64]hashPart) // which item has, or had, the id
 		)
-		answer, err := tx.Query(ctx, `SELECT c.id, c.hash, n.hash, r.refs FROM condemned c JOIN condemned_refs r ON r.id = c.id JOIN nars n ON n.id = c.nar
+		answer, err := tx.Query(ctx, `SELECT c.id, c.hash, c.name, n.hash, r.refs FROM condemned c JOIN condemned_refs r ON r.id = c.id JOIN nars n ON n.id = c.nar
 			WHERE c.hash = ANY($1) AND c.deleting = 0`, ask)
 		if err != nil {
 			return err
 		}
-		_, err = pgx.ForEachRow(answer, []any{&id, &hash, &nar, &refs}, func() error {
+		_, err = pgx.ForEachRow(answer, []any{&id, &hash, &name, &nar, &refs}, func() error {
 			c := &condemned{id: id, hash: hashPart(hash), nar: digest.SHA256(nar)}
-			t.condemned[c.hash] = c
+			t.condemned[c.hash], t.base[c.hash] = c, baseOf(hash, name)
 			found = append(found, c)
 			if t.byHash[c.nar] == nil {
 				t.byHash[c.nar] = newNarFiles()
@@ -94,7 +94,7 @@ func (t *publishing) loadCondemned(ctx context.Context, tx pgx.Tx, hashes [][]by
 	return tx.SendBatch(ctx, b).Close()
 }
 
-func newNarFiles() *nar { return &nar{files: make(map[compress.Method]objstore.Key)} }
+func newNarFiles() *nar { return &nar{files: make(map[compress.Method]catalog.File)} }
 
 // resolve finds out which items the ids are or were of, and the ids of those that are live.
 func (t *publishing) resolve(ctx context.Context, tx pgx.Tx, wanted map[int64]hashPart) error {
@@ -105,20 +105,21 @@ func (t *publishing) resolve(ctx context.Context, tx pgx.Tx, wanted map[int64]ha
 	for id := range wanted {
 		ids = append(ids, id)
 	}
-	answer, err := tx.Query(ctx, `SELECT u.id, i.hash, i.id FROM unnest($1::bigint[]) AS u(id) LEFT JOIN former f ON f.id = u.id JOIN items i ON i.id = coalesce(f.now, u.id)
-		UNION ALL SELECT u.id, c.hash, 0 FROM unnest($1::bigint[]) AS u(id) LEFT JOIN former f ON f.id = u.id JOIN condemned c ON c.id = coalesce(f.now, u.id) AND c.deleting = 0`, ids)
+	answer, err := tx.Query(ctx, `SELECT u.id, i.hash, i.name, i.id FROM unnest($1::bigint[]) AS u(id) LEFT JOIN former f ON f.id = u.id JOIN items i ON i.id = coalesce(f.now, u.id)
+		UNION ALL SELECT u.id, c.hash, c.name, 0 FROM unnest($1::bigint[]) AS u(id) LEFT JOIN former f ON f.id = u.id JOIN condemned c ON c.id = coalesce(f.now, u.id) AND c.deleting = 0`, ids)
 	if err != nil {
 		return err
 	}
 	var (
 		id, live int64
 		hash     []byte
+		name     string
 	)
-	_, err = pgx.ForEachRow(answer, []any{&id, &hash, &live}, func() error {
+	_, err = pgx.ForEachRow(answer, []any{&id, &hash, &name, &live}, func() error {
 		h := hashPart(hash)
 		wanted[id] = h
 		if live != 0 {
-			t.ids[h] = live
+			t.ids[h], t.base[h] = live, baseOf(hash, name)
 		}
 		return nil
 	})
@@ -224,7 +225,7 @@ func (t *publishing) queueRevived(b *pgx.Batch) {
 	}
 	was := column(t.revived, func(r *revived) int64 { return r.was })
 	now := column(t.revived, func(r *revived) int64 { return r.now })
-	b.Queue(`INSERT INTO items(id, hash, dir, name, nar, published, by, narinfo) SELECT u.now, c.hash, c.dir, c.name, c.nar, c.published, c.by, c.narinfo
+	b.Queue(`INSERT INTO items(id, hash, dir, name, nar, published, by, narinfo, template) SELECT u.now, c.hash, c.dir, c.name, c.nar, c.published, c.by, c.narinfo, c.template
 		FROM unnest($1::bigint[], $2::bigint[]) AS u(was, now) JOIN condemned c ON c.id = u.was`, was, now)
 	b.Queue("INSERT INTO refs(id, refs) SELECT * FROM unnest($1::bigint[], $2::bytea[])", now, column(t.revived, func(r *revived) []byte { return r.refs }))
 	b.Queue("DELETE FROM condemned_refs WHERE id = ANY($1)", was)

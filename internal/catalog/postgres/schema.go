@@ -90,6 +90,7 @@ CREATE TABLE feed_segments(number bigint PRIMARY KEY, last bigint NOT NULL, chai
 INSERT INTO feed_segments SELECT number, last, chain, size, sha256 FROM feed_packed;
 `,
 	afterlife,
+	templates,
 }
 
 // The states of an object.

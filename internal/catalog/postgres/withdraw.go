@@ -234,8 +234,8 @@ func (t *withdrawal) decide(names map[int64]storepath.Base) (outcomes []catalog.
 // record condemns items, and the nars that no other live item has.
 func (t *withdrawal) record(ctx context.Context, tx pgx.Tx, ids []int64) error {
 	b := &pgx.Batch{}
-	b.Queue(`INSERT INTO condemned(id, hash, dir, name, nar, published, by, narinfo, withdrawn, withdrawn_by, plan)
-		SELECT id, hash, dir, name, nar, published, by, narinfo, $2, $3, $4 FROM items WHERE id = ANY($1)`, ids, t.now, t.By, t.Plan)
+	b.Queue(`INSERT INTO condemned(id, hash, dir, name, nar, published, by, narinfo, template, withdrawn, withdrawn_by, plan)
+		SELECT id, hash, dir, name, nar, published, by, narinfo, template, $2, $3, $4 FROM items WHERE id = ANY($1)`, ids, t.now, t.By, t.Plan)
 	b.Queue("INSERT INTO condemned_refs(id, refs) SELECT id, refs FROM refs WHERE id = ANY($1)", ids)
 	b.Queue("DELETE FROM refs WHERE id = ANY($1)", ids)
 	b.Queue("DELETE FROM items WHERE id = ANY($1)", ids)

@@ -113,12 +113,14 @@ func (b *bench) many(prefix string, n int) {
 func (b *bench) ask(path string) (int, string) {
 	b.t.Helper()
 	for {
+		// Taken before asking, so that what happens meanwhile is not waited for.
+		changed := b.server.place().changed
 		code, body := b.try(path)
 		if code != http.StatusServiceUnavailable {
 			return code, body
 		}
 		select {
-		case <-b.server.place().changed:
+		case <-changed:
 		case <-b.t.Context().Done():
 			b.t.Fatal("the feed is not read")
 		}

@@ -15,8 +15,8 @@ import (
 // How often what persists is compared, in steps: a catalogue that forgot it, or counted wrong, still does when it is looked at. What is there,
 // and what a step has changed, is compared after each step.
 const (
-	listEvery = 20
-	fullEvery = 200
+	listEvery = 50
+	fullEvery = 500
 )
 
 // compare looks whether the catalogue says what the model does, and whether that is safe.

@@ -43,11 +43,11 @@ type job struct {
 
 func (m *model) lifeStep() string {
 	switch n := m.r.IntN(40); {
-	case n < 13:
+	case n < 10:
 		return m.withdrawSome()
-	case n < 16:
+	case n < 13:
 		return m.restoreSome()
-	case n < 22:
+	case n < 18:
 		return m.beginDeleteSome()
 	case n < 29:
 		return m.work(&m.crew.jobs, "")

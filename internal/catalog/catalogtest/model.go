@@ -59,7 +59,7 @@ const worldSteps = 2000
 const manySteps = 5000
 
 // restartEvery is how many steps there are between restarts, as a mean.
-const restartEvery = 150
+const restartEvery = 500
 
 var methods = []compress.Method{compress.Zstd, compress.Lzip}
 

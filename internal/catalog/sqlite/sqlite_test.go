@@ -25,7 +25,7 @@ func TestLifecycle(t *testing.T) {
 	catalogtest.Lifecycle(t, fresh, again)
 }
 
-// The steps of TestModel, in all. It takes two processors about two minutes with the race detector.
+// TestModel takes a hundred thousand steps in all.
 const (
 	modelSeeds = 4
 	modelSteps = 25_000 // of each

@@ -240,13 +240,14 @@ func TestPublishersUploadersAndCollectorsWhoseConnectionsAreCutLeaveTheCatalogue
 			cuts++
 		}
 	}
-	t.Logf("%d cuts: %v", cuts, f.seen)
+	db := open(t, name)
+	t.Logf("%d cuts, %d deadlocks: %v", cuts, count(t, db, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")[0], f.seen)
 	for _, want := range []string{"lost connection", "published", "present", "leased", "withdrawn", "delete: deleting", "tombstones"} {
 		if f.seen[want] == 0 {
 			t.Errorf("it never came to %q", want)
 		}
 	}
-	f.publish(t.Context(), open(t, name), r)
+	f.publish(t.Context(), db, r)
 	f.check()
 }
 

@@ -91,6 +91,7 @@ INSERT INTO feed_segments SELECT number, last, chain, size, sha256 FROM feed_pac
 `,
 	afterlife,
 	templates,
+	popularity,
 }
 
 // The states of an object.

@@ -108,9 +108,8 @@ func newFarm(t testing.TB, o options) *farm {
 		t.Fatal(err)
 	}
 	f.scrub = &check.Scrub{Every: time.Hour, Config: check.Config{Catalogue: f.d.Catalogue, Objects: f.d.Objects, Log: log}}
-	leaser, _ := f.d.Catalogue.(upload.Leaser)
-	f.herder, err = herder.New(herder.Parts{Serve: f.cfg, Publisher: f.d.Publisher(), Feed: changes, Check: f.scrub, Log: log,
-		Uploads: &upload.Uploads{Dir: f.d.Incoming(), Catalogue: f.d.Catalogue, Leaser: leaser, Objects: f.d.Objects, Presigner: f.d.Presigner, Log: log, Keep: time.Hour}})
+	f.herder, err = herder.New(herder.Parts{Serve: f.cfg, Publisher: f.d.Publisher(), Feed: changes, Check: f.scrub, Popularity: f.d.Catalogue, Log: log,
+		Uploads: &upload.Uploads{Dir: f.d.Incoming(), Catalogue: f.d.Catalogue, Leaser: f.d.Catalogue, Objects: f.d.Objects, Presigner: f.d.Presigner, Log: log, Keep: time.Hour}})
 	if err != nil {
 		t.Fatal(err)
 	}

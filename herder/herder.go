@@ -19,6 +19,7 @@ import (
 	"narfold/herder/publish"
 	"narfold/herder/room"
 	"narfold/herder/serve"
+	"narfold/herder/tally"
 	"narfold/herder/upload"
 	"narfold/internal/httpfront"
 	"narfold/internal/publishapi"
@@ -29,6 +30,7 @@ import (
 type Herder struct {
 	server     *switchboard
 	quarantine *serve.Quarantine
+	tally      *tally.Tally                             // nil if nobody is told
 	missed     func(storepath.HashPart) <-chan struct{} // may be nil
 	uploads    *upload.Uploads
 	queue      *publish.Queue
@@ -49,6 +51,8 @@ type Parts struct {
 	Feed *feedserver.Server
 	// Check, if not nil, is run again and again. What it finds is told here.
 	Check *check.Scrub
+	// Popularity, if not nil, is told what is asked for.
+	Popularity tally.Recorder
 	// Debug, if not nil, serves pprof and metrics beside; it is for a loopback address.
 	Debug net.Listener
 	// Missed, if not nil, is told of each item whose narinfo is asked for in vain: see serve.Config.
@@ -60,6 +64,11 @@ type Parts struct {
 
 // New builds a herder.
 func New(p Parts) (*Herder, error) {
+	var counting *tally.Tally
+	if p.Popularity != nil {
+		counting = tally.New(p.Popularity, p.Log)
+		p.Serve.Served = counting.Served
+	}
 	quarantine := new(serve.Quarantine)
 	p.Serve.Quarantine, p.Serve.Missed = quarantine, p.Missed
 	first, err := serve.New(p.Serve)
@@ -67,7 +76,7 @@ func New(p Parts) (*Herder, error) {
 		return nil, err
 	}
 	server := newSwitchboard(first)
-	h := &Herder{server: server, quarantine: quarantine, missed: p.Missed, uploads: p.Uploads, queue: publish.NewQueue(p.Publisher), feed: p.Feed, debug: p.Debug, log: p.Log}
+	h := &Herder{server: server, quarantine: quarantine, tally: counting, missed: p.Missed, uploads: p.Uploads, queue: publish.NewQueue(p.Publisher), feed: p.Feed, debug: p.Debug, log: p.Log}
 	h.uploads.Queue = h.queue
 	if p.Check != nil {
 		h.scrub = newScrubbing(p.Check, quarantine, p.Log)
@@ -133,6 +142,10 @@ func (h *Herder) Run(ctx context.Context, listeners ...net.Listener) error {
 	}
 	if h.scrub != nil {
 		g.Go(func() error { return h.scrub.run(gctx) })
+	}
+	if h.tally != nil {
+		// Until nothing is served any more.
+		behind.Go(func() error { return h.tally.Run(publishing) })
 	}
 	g.Go(func() error { return h.front.Serve(gctx, listeners...) })
 	if h.debug != nil {

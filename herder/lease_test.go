@@ -21,7 +21,7 @@ func TestWhatAPublisherWasToldIsThereStaysUntilHeIsDone(t *testing.T) {
 	both := []storepath.HashPart{below.path().HashPart(), above.path().HashPart()}
 	withdraw := func() (verdicts [2]catalog.WithdrawVerdict) {
 		t.Helper()
-		out, err := f.d.Catalogue.(catalog.Collector).Withdraw(t.Context(), catalog.Withdrawal{Items: both, By: "gc", Plan: "all"})
+		out, err := f.d.Catalogue.Withdraw(t.Context(), catalog.Withdrawal{Items: both, By: "gc", Plan: "all"})
 		must(t, err)
 		return [2]catalog.WithdrawVerdict{out[0].Verdict, out[1].Verdict}
 	}

@@ -73,6 +73,9 @@ func (b *switchboard) Run(ctx context.Context) error {
 // Reload changes what clients are told from now on. Requests that have begun end as they began.
 func (h *Herder) Reload(cfg serve.Config) error {
 	cfg.Quarantine, cfg.Missed = h.quarantine, h.missed
+	if h.tally != nil {
+		cfg.Served = h.tally.Served
+	}
 	s, err := serve.New(cfg)
 	if err != nil {
 		return err

@@ -90,18 +90,18 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 	if err != nil {
 		return err
 	}
-	leaser, _ := d.Catalogue.(upload.Leaser)
 	h, err := herder.New(herder.Parts{
 		Serve:     serving(d),
 		Publisher: d.Publisher(),
-		Uploads: &upload.Uploads{Dir: d.Incoming(), Store: d.Root, Reserve: int64(cfg.Publish.Reserve), Catalogue: d.Catalogue, Leaser: leaser, Objects: d.Objects, Presigner: d.Presigner,
+		Uploads: &upload.Uploads{Dir: d.Incoming(), Store: d.Root, Reserve: int64(cfg.Publish.Reserve), Catalogue: d.Catalogue, Leaser: d.Catalogue, Objects: d.Objects, Presigner: d.Presigner,
 			Log: inv.log, Keep: 24 * time.Hour},
-		Feed:    changes,
-		Check:   checking(d),
-		Debug:   sockets.debug,
-		Missed:  wanting(upstreams),
-		Metrics: []prometheus.Collector{follow.Metrics(upstreams)},
-		Log:     inv.log,
+		Feed:       changes,
+		Check:      checking(d),
+		Popularity: d.Catalogue,
+		Debug:      sockets.debug,
+		Missed:     wanting(upstreams),
+		Metrics:    []prometheus.Collector{follow.Metrics(upstreams)},
+		Log:        inv.log,
 	})
 	if err != nil {
 		sockets.close()

@@ -82,6 +82,9 @@ func (s *Server) nar(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, catalog.ErrNotFound)
 		return
 	}
+	if s.Served != nil && r.Method == http.MethodGet && fromTheBeginning(r) {
+		s.Served(base.HashPart())
+	}
 	if s.Presign != nil && r.Method == http.MethodGet && followsRedirects(r) { // the bucket's URL is good for GET alone
 		s.redirect(w, r, n)
 		return
@@ -133,6 +136,12 @@ func lost(k objstore.Key, err error) error {
 func followsRedirects(r *http.Request) bool {
 	agent := r.UserAgent()
 	return strings.HasPrefix(agent, "curl/") || strings.Contains(agent, " Nix/")
+}
+
+// fromTheBeginning reports whether a client begins to fetch, and does not go on with what it has a part of.
+func fromTheBeginning(r *http.Request) bool {
+	asked := r.Header.Get("Range")
+	return asked == "" || strings.HasPrefix(asked, "bytes=0-")
 }
 
 func (s *Server) redirect(w http.ResponseWriter, r *http.Request, n *preparedNar) {

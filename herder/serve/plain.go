@@ -25,7 +25,7 @@ func (s *Server) Answer(r *httpfront.Request, a *httpfront.Answer) bool {
 		return s.answerNarinfo(r.Path[1:1+storepath.HashLen], a)
 	}
 	if s.Root != "" && bytes.HasPrefix(r.Path, narPrefix) {
-		return s.answerNar(string(r.Path[len(narPrefix):]), a)
+		return s.answerNar(string(r.Path[len(narPrefix):]), r.Head, a)
 	}
 	return false
 }
@@ -55,7 +55,7 @@ func (s *Server) answerNarinfo(hash []byte, a *httpfront.Answer) bool {
 	return true
 }
 
-func (s *Server) answerNar(rest string, a *httpfront.Answer) bool {
+func (s *Server) answerNar(rest string, head bool, a *httpfront.Answer) bool {
 	method, base := splitNar(rest)
 	if strings.Contains(base, "%") {
 		var ok bool
@@ -83,6 +83,9 @@ func (s *Server) answerNar(rest string, a *httpfront.Answer) bool {
 		return false
 	}
 	s.counters.narHits.Add(1)
+	if s.Served != nil && !head {
+		s.Served(b.HashPart())
+	}
 	a.Header, a.File, a.Length, a.Release = n.head, f.File, f.Size, f.Release
 	return true
 }

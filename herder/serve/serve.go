@@ -44,6 +44,8 @@ type Config struct {
 	// Missed, if not nil, is told of each item whose narinfo is asked for in vain. It is called by many at once, and must not wait.
 	// If it returns a channel the item may come, and is waited for a while; when the channel closes that is decided.
 	Missed func(h storepath.HashPart) <-chan struct{}
+	// Served, if not nil, is told of each nar that somebody begins to fetch.
+	Served func(storepath.HashPart)
 	// Keys are shown to visitors.
 	Keys PublicKeys
 	// CacheBytes bounds the memory for prepared narinfos. Default: 256 MiB.

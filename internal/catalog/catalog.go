@@ -242,6 +242,7 @@ type Catalogue interface {
 	Tokens
 	Feed
 	Lifecycle
+	Popularity
 	// ObjectsAt records, at the first call with a place, where the objects of this catalogue are, and returns what is recorded, or
 	// "": a catalogue that is used with another store names objects that are not there.
 	ObjectsAt(ctx context.Context, where string) (recorded string, err error)

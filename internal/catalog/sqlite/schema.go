@@ -17,7 +17,7 @@ const applicationID = 0x6e617266
 const firstSchema = 3
 
 // migrations bring a catalogue from one version to the next. They only ever grow at the end: what has been released is not edited.
-var migrations = []string{tables + indexes, afterlife, sealedElsewhere}
+var migrations = []string{tables + indexes, afterlife, sealedElsewhere, popularity}
 
 // tables and indexes are the first schema. The indexes by hash are apart, because whoever fills an empty catalogue makes them at the end.
 const (

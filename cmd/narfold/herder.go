@@ -120,6 +120,7 @@ func (c *herderRun) Run(ctx context.Context, inv *invocation) (err error) {
 
 	var beside sync.WaitGroup
 	running, done := context.WithCancel(ctx)
+	beside.Go(func() { boundGarbage(running) })
 	beside.Go(func() { c.reloadOnHangup(running, hangups, inv, d, h, certificate) })
 	for _, f := range upstreams {
 		// It logs what goes wrong, and returns nil.

@@ -55,7 +55,12 @@ type Directory struct {
 
 // Add adds an item. Numbers come in ascending order; one that is not greater than all before is taken for one of them, and so is one of
 // more than 32 bits: nothing is changed.
-func (d *Directory) Add(id int64, hash [20]byte, name []byte) {
+func (d *Directory) Add(id int64, hash [20]byte, name []byte) { d.add(id, hash, name, d.slot) }
+
+// AddFirst is Add for an item whose hash part no other has that was added, which takes half the time: nothing is compared.
+func (d *Directory) AddFirst(id int64, hash [20]byte, name []byte) { d.add(id, hash, name, d.free) }
+
+func (d *Directory) add(id int64, hash [20]byte, name []byte, place func(hash [20]byte) int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if id <= 0 || id > math.MaxUint32 {
@@ -87,7 +92,7 @@ func (d *Directory) Add(id int64, hash [20]byte, name []byte) {
 	if 4*(d.used+1) > 3*len(d.slots) {
 		d.resize(max(1024, 2*len(d.slots)))
 	}
-	i := d.slot(hash)
+	i := place(hash)
 	if d.slots[i] == 0 {
 		d.used++
 	}
@@ -163,12 +168,22 @@ func (d *Directory) slot(hash [20]byte) int {
 	return i
 }
 
+// free returns a slot for an item whose hash part is not there.
+func (d *Directory) free(hash [20]byte) int {
+	mask := len(d.slots) - 1
+	i := home(hash) & mask
+	for d.slots[i] != 0 {
+		i = (i + 1) & mask
+	}
+	return i
+}
+
 func (d *Directory) resize(size int) {
 	old := d.slots
 	d.slots = make([]uint32, size)
 	for _, id := range old {
 		if id != 0 {
-			d.slots[d.slot(d.entry(id).hash)] = id
+			d.slots[d.free(d.entry(id).hash)] = id
 		}
 	}
 }

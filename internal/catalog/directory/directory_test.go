@@ -46,7 +46,11 @@ func TestADirectoryKnowsWhatAMapKnows(t *testing.T) {
 				}
 				if id++; ids[hash] == 0 || r.IntN(4) == 0 { // again, if it went and came back
 					name := fmt.Sprint("name-", r.IntN(1000), strings.Repeat("x", r.IntN(3)))
-					d.Add(id, hash, []byte(name))
+					if ids[hash] == 0 && r.IntN(2) == 0 {
+						d.AddFirst(id, hash, []byte(name))
+					} else {
+						d.Add(id, hash, []byte(name))
+					}
 					ids[hash], bases[id] = id, baseOf(hash, name)
 				}
 			}

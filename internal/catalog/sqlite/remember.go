@@ -56,6 +56,10 @@ func (db *DB) remember(ctx context.Context) error {
 		}
 		m.Expect(counts.Items)
 	}
+	add := m.Add
+	if !m.filled.Load() {
+		add = m.AddFirst // one that comes back meanwhile is found by the number that it had, and then by its hash part
+	}
 	for more := true; more; {
 		err := db.read(ctx, func(conn *sqlite.Conn) error {
 			rows := 0
@@ -67,7 +71,7 @@ func (db *DB) remember(ctx context.Context) error {
 					m.last = s.ColumnInt64(0)
 					var hash [20]byte
 					s.ColumnBytes(1, hash[:])
-					m.Add(m.last, hashPart(hash[:]), name[:s.ColumnBytes(2, name[:])])
+					add(m.last, hashPart(hash[:]), name[:s.ColumnBytes(2, name[:])])
 					return nil
 				}})
 			more = rows == rememberPage

@@ -36,6 +36,7 @@ var floors = map[string]int{
 	"internal/compress":   0,
 	"internal/delta":      0,
 	"internal/durable":    0,
+	"internal/pace":       0,
 
 	"internal/objstore":  1,
 	"internal/httpfront": 1,

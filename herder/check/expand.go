@@ -18,6 +18,7 @@ import (
 	"narfold/internal/digest"
 	"narfold/internal/nar"
 	"narfold/internal/objstore"
+	"narfold/internal/pace"
 )
 
 // recordEvery is how many verified files are told to the catalogue at once, which costs one flush of a disk.
@@ -32,7 +33,7 @@ func (c *checker) expandAll(ctx context.Context) (err error) {
 		item catalog.Item
 		file catalog.File
 	}
-	e := &expander{checker: c, pace: newPace(c.Rate)}
+	e := &expander{checker: c, pace: pace.New(c.Rate)}
 	// What was verified is recorded also when the rest is not come to.
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -80,7 +81,7 @@ func (c *checker) expandAll(ctx context.Context) (err error) {
 // expander is one pass over the contents of files.
 type expander struct {
 	*checker
-	pace *pace
+	pace *pace.Pace
 
 	mu         sync.Mutex // guards what follows, and the checker's report and damage meanwhile
 	verified   []objstore.Key
@@ -222,7 +223,7 @@ func (e *expander) record(ctx context.Context, all bool) error {
 type source struct {
 	ctx  context.Context
 	r    io.Reader
-	pace *pace
+	pace *pace.Pace
 	err  error
 }
 
@@ -238,7 +239,7 @@ func (s *source) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF {
 		s.err = err
 	}
-	if perr := s.pace.wait(s.ctx, n); perr != nil {
+	if perr := s.pace.Wait(s.ctx, n); perr != nil {
 		s.err = perr
 		return n, perr
 	}

@@ -12,6 +12,7 @@ import (
 	"narfold/internal/catalog"
 	"narfold/internal/digest"
 	"narfold/internal/objstore"
+	"narfold/internal/pace"
 )
 
 // feed checks that the segments of the change feed are in the store as they were sealed: it is the only place where they are. It looks at
@@ -22,7 +23,7 @@ func (c *checker) feed(ctx context.Context) error {
 	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
 		return err
 	}
-	pace := newPace(c.Rate)
+	at := pace.New(c.Rate)
 	for f, err := range c.Catalogue.FeedSegments(ctx) {
 		if err != nil {
 			return err
@@ -35,7 +36,7 @@ func (c *checker) feed(ctx context.Context) error {
 		if c.segments[f.Number] == f.Size && !read {
 			continue
 		}
-		if err := c.segment(ctx, pace, f, read); err != nil {
+		if err := c.segment(ctx, at, f, read); err != nil {
 			return err
 		}
 	}
@@ -43,7 +44,7 @@ func (c *checker) feed(ctx context.Context) error {
 }
 
 // segment looks at one, and reads it, twice if it seems damaged.
-func (c *checker) segment(ctx context.Context, pace *pace, f catalog.FeedSegment, read bool) error {
+func (c *checker) segment(ctx context.Context, at *pace.Pace, f catalog.FeedSegment, read bool) error {
 	found := Finding{Key: feedserver.SegmentKey(f.Number), Size: f.Size, SHA256: f.SHA256, Segment: f.Number}
 	info, err := c.Objects.Stat(ctx, found.Key)
 	switch {
@@ -58,7 +59,7 @@ func (c *checker) segment(ctx context.Context, pace *pace, f catalog.FeedSegment
 	default:
 		var got digest.SHA256
 		for range 2 {
-			if got, err = c.hash(ctx, pace, found.Key); err == nil && got == f.SHA256 {
+			if got, err = c.hash(ctx, at, found.Key); err == nil && got == f.SHA256 {
 				return nil
 			}
 		}
@@ -75,14 +76,14 @@ func (c *checker) segment(ctx context.Context, pace *pace, f catalog.FeedSegment
 }
 
 // hash reads an object to its end.
-func (c *checker) hash(ctx context.Context, pace *pace, k objstore.Key) (sum digest.SHA256, err error) {
+func (c *checker) hash(ctx context.Context, at *pace.Pace, k objstore.Key) (sum digest.SHA256, err error) {
 	o, err := c.Objects.Get(ctx, k, objstore.Range{})
 	if err != nil {
 		return sum, err
 	}
 	defer o.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, &source{ctx: ctx, r: o, pace: pace}); err != nil {
+	if _, err := io.Copy(h, &source{ctx: ctx, r: o, pace: at}); err != nil {
 		return sum, err
 	}
 	h.Sum(sum[:0])

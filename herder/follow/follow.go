@@ -21,6 +21,7 @@ import (
 	"narfold/herder/publish"
 	"narfold/herder/source"
 	"narfold/internal/nixkey"
+	"narfold/internal/pace"
 	"narfold/internal/storepath"
 )
 
@@ -80,7 +81,7 @@ type publisher interface {
 type Follower struct {
 	Parts
 	portion int
-	pace    *pace
+	pace    *pace.Pace
 	state   state
 	demand  *demand
 	// later are the items that are left alone for a while, since they failed again and again. Owned by Run.
@@ -92,7 +93,7 @@ func New(p Parts) (*Follower, error) {
 	if p.Keys == nil || !p.Keys.Demands() {
 		return nil, fmt.Errorf("follow %s: %w", p.name(), ErrKeys)
 	}
-	return &Follower{Parts: p, portion: portion, pace: newPace(p.Rate), demand: newDemand(), later: map[storepath.HashPart]failing{}}, nil
+	return &Follower{Parts: p, portion: portion, pace: pace.New(p.Rate), demand: newDemand(), later: map[storepath.HashPart]failing{}}, nil
 }
 
 // name is the upstream as logs show it.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"narfold/herder/source"
 	"narfold/internal/compress"
 	"narfold/internal/narinfo"
+	"narfold/internal/pace"
 	"narfold/internal/storepath"
 )
 
@@ -346,26 +348,34 @@ func TestRunLeavesAloneWhatFailed(t *testing.T) {
 }
 
 func TestAPaceIsKept(t *testing.T) {
+	const size = 5 * stride / 2
 	synctest.Test(t, func(t *testing.T) {
-		p := newPace(1000)
+		open := atPace(pace.New(stride), func(context.Context) (io.ReadCloser, error) { return io.NopCloser(io.LimitReader(zeros{}, size)), nil })
 		begun := time.Now()
-		for range 10 {
-			if err := p.wait(t.Context(), 500); err != nil {
-				t.Fatal(err)
-			}
+		ctx, cancel := context.WithCancel(t.Context())
+		r, err := open(ctx)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if d := time.Since(begun); d != 5*time.Second {
-			t.Errorf("5000 bytes took %v", d)
+		if n, err := io.Copy(io.Discard, r); n != size || err != nil || time.Since(begun) != 5*time.Second/2 {
+			t.Errorf("%d bytes took %v, %v", n, time.Since(begun), err)
 		}
-		ended, cancel := context.WithCancel(t.Context())
+		if r, err = open(ctx); err != nil {
+			t.Fatal(err)
+		}
 		cancel()
-		if err := p.wait(ended, 500); !errors.Is(err, context.Canceled) {
+		if _, err := io.Copy(io.Discard, r); !errors.Is(err, context.Canceled) {
 			t.Errorf("after the end: %v", err)
 		}
 	})
-	if newPace(0) != nil {
-		t.Error("no rate is a rate")
-	}
+}
+
+// zeros never ends.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
 }
 
 func TestMetricsTellOfEachUpstream(t *testing.T) {

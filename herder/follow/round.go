@@ -208,7 +208,7 @@ func (r *round) jobs(ctx context.Context, s source.Source) iter.Seq2[publish.Job
 				r.coming[job.Narinfo.StorePath.HashPart()] = true
 				r.mu.Unlock()
 				for i := range job.Sources {
-					job.Sources[i].Open = r.f.pace.opener(job.Sources[i].Open)
+					job.Sources[i].Open = atPace(r.f.pace, job.Sources[i].Open)
 				}
 			}
 			if !yield(job, err) {

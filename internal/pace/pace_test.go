@@ -1,4 +1,4 @@
-package check
+package pace
 
 import (
 	"context"
@@ -12,12 +12,12 @@ import (
 func TestReadersShareThePace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
-		p := newPace(1000)
+		p := New(1000)
 		var readers sync.WaitGroup
 		for range 4 {
 			readers.Go(func() {
 				for range 5 {
-					if err := p.wait(t.Context(), 100); err != nil {
+					if err := p.Wait(t.Context(), 100); err != nil {
 						t.Error(err)
 					}
 				}
@@ -29,28 +29,16 @@ func TestReadersShareThePace(t *testing.T) {
 		}
 		time.Sleep(time.Minute) // what was not used is not made up for
 		begun = time.Now()
-		if err := p.wait(t.Context(), 500); err != nil || time.Since(begun) != 500*time.Millisecond {
+		if err := p.Wait(t.Context(), 500); err != nil || time.Since(begun) != 500*time.Millisecond {
 			t.Errorf("500 bytes after a pause took %v, %v", time.Since(begun), err)
 		}
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errors.New("enough"))
 		defer cancel()
-		if err := p.wait(ctx, 1<<40); err == nil || err.Error() != "enough" {
+		if err := p.Wait(ctx, 1<<40); err == nil || err.Error() != "enough" {
 			t.Errorf("error is %v", err)
 		}
-		if err := newPace(0).wait(ctx, 1<<40); err != nil {
+		if err := New(0).Wait(ctx, 1<<40); err != nil {
 			t.Errorf("without a rate: %v", err)
 		}
 	})
-}
-
-func TestWhatWasAddedRecentlyIsRemembered(t *testing.T) {
-	var r recently
-	if r.has("00000000000000000000000000000000") {
-		t.Error("an empty memory remembers")
-	}
-	r.add("00000000000000000000000000000000")
-	r.young, r.old = nil, r.young
-	if !r.has("00000000000000000000000000000000") || len(r.young) != 1 {
-		t.Error("what is asked for is not kept for longer")
-	}
 }

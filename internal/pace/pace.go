@@ -1,4 +1,5 @@
-package check
+// Package pace holds several readers together to a number of bytes a second, so that what reads much leaves room for others.
+package pace
 
 import (
 	"context"
@@ -6,23 +7,24 @@ import (
 	"time"
 )
 
-// pace holds several readers to a number of bytes a second together. A nil pace holds nobody.
-type pace struct {
+// Pace holds several readers to a number of bytes a second together. A nil Pace holds nobody.
+type Pace struct {
 	rate int64 // bytes a second
 
 	mu   sync.Mutex
 	free time.Time // until then all that was read is paid for
 }
 
-func newPace(rate int64) *pace {
+// New returns the pace of so many bytes a second, or nil if rate is not above 0.
+func New(rate int64) *Pace {
 	if rate <= 0 {
 		return nil
 	}
-	return &pace{rate: rate}
+	return &Pace{rate: rate}
 }
 
-// wait returns when n bytes more have had their time.
-func (p *pace) wait(ctx context.Context, n int) error {
+// Wait returns when n bytes more have had their time, or with why ctx ended.
+func (p *Pace) Wait(ctx context.Context, n int) error {
 	if p == nil || n <= 0 {
 		return nil
 	}

@@ -42,6 +42,7 @@ func Run(t *testing.T, open func(t *testing.T) catalog.Catalogue, reopen func(t 
 		}
 	})
 
+	t.Run("a narinfo that calls a reference by another name is given back as it was signed", func(t *testing.T) { testNames(t, open(t)) })
 	t.Run("what was not published is not found", func(t *testing.T) {
 		c := open(t)
 		publish(t, c, Item("there"))

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"iter"
 	"os"
 	"path/filepath"
@@ -87,7 +88,7 @@ func build(ctx context.Context, path string, items iter.Seq2[catalog.Publication
 	}
 	conn.SetInterrupt(ctx.Done())
 	defer conn.SetInterrupt(nil)
-	b := &builder{conn: conn, ids: make(map[[20]byte]uint32), nars: make(map[[16]byte]uint32), texts: make(map[string]int64), now: time.Now().UTC()}
+	b := &builder{conn: conn, ids: make(map[[20]byte]builtItem), nars: make(map[[16]byte]uint32), texts: make(map[string]int64), now: time.Now().UTC()}
 	if err := sqlitex.ExecuteTransient(conn, "BEGIN", nil); err != nil {
 		return 0, mapError(err)
 	}
@@ -110,8 +111,8 @@ type builder struct {
 	conn  *sqlite.Conn
 	n     int64
 	nar   int64
-	ids   map[[20]byte]uint32 // of items, by hash part
-	nars  map[[16]byte]uint32 // by the first half of the hash
+	ids   map[[20]byte]builtItem // by hash part
+	nars  map[[16]byte]uint32    // by the first half of the hash
 	texts map[string]int64
 	now   time.Time
 }
@@ -227,14 +228,14 @@ func (b *builder) insert(h *halved) error {
 	hash := h.Path.HashPart().Bytes()
 	id := b.n + 1
 	switch {
-	case b.ids[hash] != 0:
+	case b.ids[hash].id != 0:
 		return refuse(catalog.ErrPresent)
 	case len(h.Files) == 0:
 		return refuse(errNoFile)
 	case id > 1<<32-1:
 		return refuse(errors.New("a catalogue is built with at most 4,294,967,295 items"))
 	}
-	refs, err := b.pack(h, id)
+	refs, named, err := b.pack(h, id)
 	if err != nil {
 		return refuse(err)
 	}
@@ -251,6 +252,9 @@ func (b *builder) insert(h *halved) error {
 		return err
 	}
 	var template int64
+	if !named {
+		h.template, h.own = "", h.Narinfo // see publishing.callsByName
+	}
 	if h.template != "" {
 		if b.texts[h.template] == 0 && len(b.texts) >= mostTexts {
 			h.own = h.Narinfo
@@ -289,25 +293,36 @@ func (b *builder) insert(h *halved) error {
 	if err != nil {
 		return err
 	}
-	b.ids[hash] = uint32(id)
+	b.ids[hash] = builtItem{uint32(id), sumOf(h.Path.Name())}
 	b.n++
 	return nil
 }
 
-// pack is publishing.pack with the ids in memory.
-func (b *builder) pack(h *halved, id int64) ([]byte, error) {
+// builtItem is an item that was inserted: its id, and a sum of its name, which is enough to tell whether another means the same.
+type builtItem struct{ id, name uint32 }
+
+func sumOf(name string) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(name)) // never fails
+	return h.Sum32()
+}
+
+// pack is publishing.pack with the ids in memory, and callsByName.
+func (b *builder) pack(h *halved, id int64) (refs []byte, named bool, err error) {
+	named = true
 	distances := make([]int64, 0, len(h.References))
 	for _, r := range h.References {
 		if r == h.Path.Base {
 			continue
 		}
 		ref := b.ids[r.HashPart().Bytes()]
-		if ref == 0 {
-			return nil, fmt.Errorf("it references %s: %w", r, catalog.ErrNotFound)
+		if ref.id == 0 {
+			return nil, false, fmt.Errorf("it references %s: %w", r, catalog.ErrNotFound)
 		}
-		distances = append(distances, id-int64(ref))
+		named = named && ref.name == sumOf(r.Name())
+		distances = append(distances, id-int64(ref.id))
 	}
-	return packed(distances), nil
+	return packed(distances), named, nil
 }
 
 // packed encodes distances, ascending and each once, as varints of the steps between them.

@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"iter"
@@ -13,6 +14,7 @@ import (
 	"narfold/internal/catalog/sqlite"
 	"narfold/internal/compress"
 	"narfold/internal/objstore"
+	"narfold/internal/storepath"
 )
 
 func listed(ps ...catalog.Publication) iter.Seq2[catalog.Publication, error] {
@@ -173,5 +175,24 @@ func TestWhatCannotBeBuiltLeavesNothing(t *testing.T) {
 	}
 	if _, err := sqlite.Build(t.Context(), path, listed()); !errors.Is(err, catalog.ErrPresent) {
 		t.Errorf("over another: %v", err)
+	}
+}
+
+func TestWhatIsBuiltAtOnceCallsReferencesAsItWasSigned(t *testing.T) {
+	low, top := catalogtest.Item("low"), catalogtest.Item("top", "low")
+	other := storepath.Base(string(low.Path.HashPart()) + "-lower")
+	top.References = []storepath.Base{other}
+	top.Narinfo = bytes.ReplaceAll(top.Narinfo, []byte(low.Path.Base), []byte(other))
+	path := filepath.Join(t.TempDir(), "catalogue.db")
+	if _, err := sqlite.Build(t.Context(), path, func(yield func(catalog.Publication, error) bool) { _ = yield(low, nil) && yield(top, nil) }); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if it, err := db.Item(t.Context(), top.Path.HashPart()); err != nil || !bytes.Equal(it.Narinfo, top.Narinfo) {
+		t.Errorf("%v\n%s\nwant\n%s", err, it.Narinfo, top.Narinfo)
 	}
 }

@@ -103,7 +103,7 @@ func (db *DB) Publish(ctx context.Context, ps []catalog.Publication) ([]catalog.
 	beside := splitAll(ps)
 	defer beside.stop()
 	err := db.write(ctx, func(conn *sqlite.Conn) error {
-		t := &publishing{transaction: transaction{db: db, conn: conn}, now: time.Now().UTC(), live: make(map[storepath.HashPart]int64), splits: beside}
+		t := &publishing{transaction: transaction{db: db, conn: conn}, now: time.Now().UTC(), live: make(map[storepath.HashPart]liveItem), splits: beside}
 		waiting, err := scalar(conn, "SELECT EXISTS (SELECT 1 FROM waiting)")
 		if err != nil {
 			return err
@@ -169,7 +169,7 @@ var errNoFile = errors.New("it has no file, and no published item has its nar")
 type publishing struct {
 	transaction
 	now    time.Time
-	live   map[storepath.HashPart]int64 // ids already looked up or handed out
+	live   map[storepath.HashPart]liveItem // already looked up or handed out
 	sums   sums
 	splits *splits
 	// waiting is whether anything waits; mostly nothing does, and then nobody is asked for.
@@ -181,14 +181,35 @@ type publishing struct {
 
 // id returns the id of a published item, or 0.
 func (t *publishing) id(h storepath.HashPart) (int64, error) {
-	if id := t.live[h]; id != 0 {
-		return id, nil
+	if it := t.live[h]; it.id != 0 {
+		return it.id, nil
 	}
-	id, err := scalar(t.conn, "SELECT id FROM items WHERE hash = ?", order(h))
-	if err == nil && id != 0 {
-		t.live[h] = id
+	var it liveItem
+	err := sqlitex.Execute(t.conn, "SELECT id, name FROM items WHERE hash = ?", &sqlitex.ExecOptions{Args: []any{order(h)}, ResultFunc: func(s *sqlite.Stmt) error {
+		it = liveItem{s.ColumnInt64(0), s.ColumnText(1)}
+		return nil
+	}})
+	if err == nil && it.id != 0 {
+		t.live[h] = it
 	}
-	return id, err
+	return it.id, err
+}
+
+// liveItem is a published item, as far as those need to know it who reference it.
+type liveItem struct {
+	id   int64
+	name string // without the hash part
+}
+
+// callsByName reports whether each reference of it, all of which are published, has the name that the item with its hash part has. One
+// that has not cannot be had from the tables.
+func (t *publishing) callsByName(it *catalog.Item) bool {
+	for _, r := range it.References {
+		if r != it.Path.Base && t.live[r.HashPart()].name != r.Name() {
+			return false
+		}
+	}
+	return true
 }
 
 // missing returns the references of it that are neither published nor condemned.
@@ -314,7 +335,9 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 	}
 	var template any
 	var own []byte
-	if s, ok := t.splits.of(p, have, lacking); ok {
+	if !t.callsByName(&p.Item) {
+		own = p.Narinfo
+	} else if s, ok := t.splits.of(p, have, lacking); ok {
 		template, own, err = t.keep(&p.Item, s)
 	} else {
 		template, own, err = t.split(&p.Item, append(have, lacking...))
@@ -336,7 +359,7 @@ func (t *publishing) publishOne(p *catalog.Publication) (out catalog.Outcome, er
 		return out, err
 	}
 	id = t.conn.LastInsertRowID()
-	t.live[p.Path.HashPart()] = id
+	t.live[p.Path.HashPart()] = liveItem{id, p.Path.Name()}
 	t.sums.item(dir)
 	if len(have) == 0 {
 		t.sums.nar(p.NarSize)

@@ -98,7 +98,8 @@ func (t *transaction) withNar(nar int64) (items []catalog.Item, err error) {
 	return items, err
 }
 
-// repack keeps the narinfos of all items with a nar as they are, after the files have changed from which they were put together.
+// repack keeps the narinfos of all items with a nar as they are, after the files have changed from which they were put together. Those that
+// are kept whole stay so: not all that is in them can be had from the tables.
 func (t *transaction) repack(nar int64, items []catalog.Item) error {
 	now, err := files(t.conn, nar)
 	if err != nil {
@@ -109,7 +110,7 @@ func (t *transaction) repack(nar int64, items []catalog.Item) error {
 		if err != nil {
 			return err
 		}
-		err = sqlitex.Execute(t.conn, "UPDATE items SET template = ?, narinfo = ? WHERE id = ?", &sqlitex.ExecOptions{Args: []any{template, own, items[i].Sequence}})
+		err = sqlitex.Execute(t.conn, "UPDATE items SET template = ?, narinfo = ? WHERE id = ? AND template IS NOT NULL", &sqlitex.ExecOptions{Args: []any{template, own, items[i].Sequence}})
 		if err != nil {
 			return err
 		}

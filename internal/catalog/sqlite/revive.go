@@ -165,7 +165,7 @@ func (t *publishing) reviveOne(h storepath.HashPart, was int64, refs []int64) (i
 	if err := t.exec("INSERT INTO former(id, now) VALUES(?, ?)", was, id); err != nil {
 		return 0, err
 	}
-	t.live[h] = id
+	t.live[h] = liveItem{id, r.name}
 	t.sums.items = added(t.sums.items, dir, 1)
 	return id, t.change(catalog.ChangeRestored, id)
 }

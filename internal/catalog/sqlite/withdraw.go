@@ -136,7 +136,7 @@ func (db *DB) Withdraw(ctx context.Context, w catalog.Withdrawal) (outcomes []ca
 
 // publishing begins a transaction that moves items between live and condemned.
 func (db *DB) publishing(conn *sqlite.Conn) *publishing {
-	return &publishing{transaction: transaction{db: db, conn: conn}, now: time.Now().UTC(), live: make(map[storepath.HashPart]int64), condemned: true}
+	return &publishing{transaction: transaction{db: db, conn: conn}, now: time.Now().UTC(), live: make(map[storepath.HashPart]liveItem), condemned: true}
 }
 
 // withdraw condemns those items that nothing keeps; ids are theirs, 0 for those that are not live.

@@ -150,17 +150,6 @@ func (f *Follower) Once(ctx context.Context) (Summary, error) {
 	return f.round(ctx, nil)
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // failing is an item that could not be taken.
 type failing struct {
 	times int

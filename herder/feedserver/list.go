@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -31,7 +30,7 @@ func (s *Server) list(ctx context.Context, last feed.Snapshot) (m *made, err err
 	if err != nil {
 		return nil, err
 	}
-	done := func() { file.Close(); os.Remove(file.Name()) }
+	done := func() { file.Close() }
 	defer func() {
 		if err != nil {
 			done()
@@ -69,7 +68,7 @@ func (s *Server) list(ctx context.Context, last feed.Snapshot) (m *made, err err
 	if err != nil {
 		return nil, err
 	}
-	m.manifest = objstore.Body{Size: size, Open: func() (io.ReadCloser, error) { return os.Open(file.Name()) }}
+	m.manifest = objstore.Body{Size: size, Open: func() (io.ReadCloser, error) { return io.NopCloser(io.NewSectionReader(file, 0, size)), nil }}
 	l.sum.Sum(m.manifest.SHA256[:0])
 	return m, nil
 }

@@ -227,10 +227,14 @@ func (s *Server) caughtUp(ctx context.Context) (int64, error) {
 	}
 }
 
-// spool makes a file that is removed when it is done.
+// spool makes a file without a name, so that nothing is left of it when it is closed, or the process is killed.
 func (o *snapshots) spool() (*os.File, error) {
 	f, err := os.CreateTemp(o.Spool, "manifest-*")
 	if err != nil {
+		return nil, fmt.Errorf("write the manifest: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
 		return nil, fmt.Errorf("write the manifest: %w", err)
 	}
 	return f, nil

@@ -76,11 +76,15 @@ func (p *Publisher) commitAll(ctx context.Context, order <-chan *task, b *budget
 func gather(ctx context.Context, order <-chan *task, first *task) (batch []*task, next *task, err error) {
 	next = first
 	if next == nil {
-		t, ok := <-order
-		if !ok {
-			return nil, nil, nil
+		select {
+		case t, ok := <-order:
+			if !ok {
+				return nil, nil, nil
+			}
+			next = t
+		case <-ctx.Done(): // what was flushed before could not be published: nobody waits for the next
+			return nil, nil, context.Cause(ctx)
 		}
-		next = t
 	}
 	select {
 	case <-next.done:

@@ -286,20 +286,8 @@ func (db *DB) Condemned(ctx context.Context, h storepath.HashPart) (it catalog.I
 }
 
 // condemnedWithNar returns the condemned items whose nar a live item has too.
-func (t *transaction) condemnedWithNar(nar int64) (items []catalog.Item, err error) {
-	var rows []itemRow
-	err = sqlitex.Execute(t.conn, selectCondemned+"WHERE condemned.nar = ?", &sqlitex.ExecOptions{Args: []any{nar}, ResultFunc: func(s *sqlite.Stmt) error {
-		rows = append(rows, scanItem(s))
-		return nil
-	}})
-	for _, r := range rows {
-		it, err := t.db.complete(t.conn, r, func(_ *sqlite.Conn, id int64) (string, error) { return t.text(id) })
-		if err != nil {
-			return nil, err
-		}
-		items = append(items, it)
-	}
-	return items, err
+func (t *transaction) condemnedWithNar(nar int64) ([]catalog.Item, error) {
+	return t.items(selectCondemned+"WHERE condemned.nar = ?", nar)
 }
 
 // keepWhole keeps the narinfos of condemned items as they are, for when the files change from which they were put together.

@@ -1,8 +1,10 @@
 package sqlite
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
@@ -203,4 +205,24 @@ func keysAfter(conn *sqlite.Conn, from objstore.Key, limit int) (fs []catalog.Fi
 		return 0
 	})
 	return fs[:min(limit, len(fs))], nil
+}
+
+// RecordVerified implements catalog.Publisher.
+func (db *DB) RecordVerified(ctx context.Context, keys []objstore.Key, at time.Time) error {
+	return db.write(ctx, func(conn *sqlite.Conn) error {
+		for _, k := range keys {
+			r, found, err := fileRow(conn, k)
+			if err != nil {
+				return err
+			}
+			if !found {
+				continue
+			}
+			err = sqlitex.Execute(conn, "UPDATE files SET verified = ? WHERE nar = ? AND method = ?", &sqlitex.ExecOptions{Args: []any{millis(at), r.nar, r.method}})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

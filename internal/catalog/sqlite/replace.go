@@ -82,9 +82,14 @@ func (db *DB) Replace(ctx context.Context, old objstore.Key, f catalog.File) err
 }
 
 // withNar returns the items that have a nar.
-func (t *transaction) withNar(nar int64) (items []catalog.Item, err error) {
+func (t *transaction) withNar(nar int64) ([]catalog.Item, error) {
+	return t.items(selectItem+"WHERE items.nar = ? ORDER BY items.id", nar)
+}
+
+// items returns the items that a query selects.
+func (t *transaction) items(query string, nar int64) (items []catalog.Item, err error) {
 	var rows []itemRow
-	err = sqlitex.Execute(t.conn, selectItem+"WHERE items.nar = ? ORDER BY items.id", &sqlitex.ExecOptions{Args: []any{nar}, ResultFunc: func(s *sqlite.Stmt) error {
+	err = sqlitex.Execute(t.conn, query, &sqlitex.ExecOptions{Args: []any{nar}, ResultFunc: func(s *sqlite.Stmt) error {
 		rows = append(rows, scanItem(s))
 		return nil
 	}})

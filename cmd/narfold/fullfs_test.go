@@ -105,7 +105,7 @@ func fullDisk(t *testing.T, dir string) {
 	last := d.parcels("last", 1, 100<<10)
 	pushCache, lastCache := d.cache(pushed), d.cache(last)
 
-	small, spooled, slow := d.parcels("small", 60, 2<<10), d.parcels("spooled", 1, 1<<20)[0], d.parcels("slow", few+1, 300<<10)
+	small, spooled, slow := d.parcels("small", 60, 2<<10), d.parcels("spooled", 1, 4<<20)[0], d.parcels("slow", few+1, 300<<10)
 	d.fullToTheLastByte(small, spooled)
 	d.fewAtATime(filepath.Join(state, "incoming"), slow)
 
@@ -289,7 +289,7 @@ func (d *smallDisk) fullToTheLastByte(small []parcel, large parcel) {
 	if !catalogueFull {
 		d.Error("the catalogue never said that it had no room")
 	}
-	d.leave(256 << 10) // enough for the catalogue, and too little to expand and store the nar
+	d.leave(256 << 10) // enough for the catalogue, and too little for the nar, which has twice as much at least
 	if status, said := d.putNarinfo(large); status != http.StatusInsufficientStorage || !strings.Contains(said.Message, "no space left on device") {
 		d.Errorf("narinfo of a nar for which there is no room: status %d, %+v", status, said)
 	}
